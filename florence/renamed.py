@@ -25,6 +25,7 @@ RENAMED: dict[str, str] = {
     "train.checkpoint_every": "save_steps",
     "evaluate.batch": "batch_size",
     "evaluate.control": "shuffled_image_tasks",
+    "snapshots.commit": "record",
     "promotion.level": "alpha",
     "promotion.primary": "primary_task",
 }

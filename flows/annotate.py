@@ -18,7 +18,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import task_run
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from florence.config import Settings, read_settings
+from florence.config import Settings
 from florence.errors import FlorenceError, SettingsError
 from florence.workspace import Workspace, bind_workspace
 from florence.workspace import annotate as annotation
@@ -34,6 +34,7 @@ from florence.workspace.annotate import (
     report_label_sets,
 )
 from florence.workspace.form import check_store
+from flows.frozen import read_run_settings
 from flows.terminal import ProgressBars, say
 
 RETRY_DELAY = 2.0
@@ -106,7 +107,7 @@ def annotate(root: str = ".", round: int = 0, student: str | None = None) -> Ann
     if the labels of a required one are of none of its images.
     """
     folder = Path(root).resolve()
-    workspace = bind_workspace(folder, read_settings(folder / "params.yaml"))
+    workspace = bind_workspace(folder, read_run_settings(folder))
     check_store(workspace.store)
     annotators = list_annotators(workspace.settings, student, files=workspace.store)
     refuse_unmatched_label_sets(workspace.settings, report_label_sets(workspace, annotators))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,8 +17,8 @@ from florence.errors import FlorenceError
 from florence.store import Store
 from florence.workspace.code import hash_code
 from flows.adapters.environment import redact_text
+from flows.adapters.git_records import NO_COMMITTER
 from flows.adapters.ignored import describe_ignored, find_git_ignored, lines_against
-from flows.adapters.snapshots import NO_COMMITTER
 
 OWNED = ("params.yaml", "dvc.yaml", "expectations", "code.json", "data.dvc", "dvc.lock", "data", "model", "scores")
 """What only a workspace holds: where one of these exists, no workspace is made."""
@@ -147,8 +149,16 @@ def _copy_template(folder: Path) -> Iterator[str]:
     for path in found:
         name = NAMES.get(str(path), path.as_posix())
         content, target = (TEMPLATE / path).read_bytes(), folder / name
+        if name == "params.yaml":
+            content = content.replace(b"workspace: new", f"workspace: {_make_id(folder)}".encode(), 1)
         store.write_bytes(name, _add_lines(target.read_bytes(), content) if target.exists() else content)
         yield name
+
+
+def _make_id(folder: Path) -> str:
+    """Return an id for a new workspace: its folder's name, and six random hex digits that tell it from others."""
+    name = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:40].rstrip("-")
+    return f"{name or 'workspace'}-{secrets.token_hex(3)}"
 
 
 def _add_lines(own: bytes, ours: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,9 @@ def lineage_tags(workspace: TrackedWorkspace, decision: dict[str, Any] | None = 
         "florence.round": snapshot["round"],
         "snapshot": snapshot["id"],
         "dvc_hash": workspace.snapshots.data_hash(),
-        "git_commit": workspace.snapshots.git_commit(),
+        "code": workspace.files.read_object("code.json").get("code"),
+        "weights": hash_weights(workspace.root / "model"),
+        "florence.workspace": own_ids(workspace)[0] if own_ids(workspace) else None,
         "annotators": snapshot["annotators"],
         "engine": snapshot["engine"],
         "model.init": workspace.settings.model.init,
@@ -77,11 +80,45 @@ def lineage_tags(workspace: TrackedWorkspace, decision: dict[str, Any] | None = 
     }
 
 
+def hash_weights(folder: Path) -> str | None:
+    """Return the SHA-256 of the weights in a model's folder; of several files that of their hashes. None for none."""
+    hashes = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with open(file, "rb") as opened:
+            hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def own_ids(workspace: TrackedWorkspace) -> tuple[str, ...]:
+    """Return the ids of the workspace, the one that its versions are tagged with first.
+
+    The key ``workspace``; and what git knows it by, under which versions were registered before there was a key.
+    """
+    found = (workspace.settings.workspace, workspace.records.find_first())
+    return tuple(one for one in found if one is not None)
+
+
+def refuse_foreign(workspace: TrackedWorkspace, version: ModelVersion) -> None:
+    """Raise FlorenceError where another workspace has registered the version, unless ``tracking.shared`` is set."""
+    owner = version.tags.get("florence.workspace")
+    if owner is None or owner in own_ids(workspace) or workspace.settings.tracking.shared:
+        return
+    own = workspace.settings.workspace
+    raise FlorenceError(
+        f"version {version.version} of {workspace.registry.name!r} was registered by the workspace {owner!r}, and this "
+        f"one is {own!r}: its model knows other images. Name another model in tracking.model, or set "
+        "tracking.shared: true to go on from models of other workspaces"
+    )
+
+
 def fetch_champion(workspace: TrackedWorkspace) -> ChampionModel | None:
     """Fetch the champion's model and scores into .florence/models/; return None where there is no champion."""
     version = workspace.registry.champion()
     if version is None:
         return None
+    refuse_foreign(workspace, version)
     model = workspace.registry.fetch(version.version)
     return ChampionModel(version.version, model, _fetch_scores(workspace, version))
 

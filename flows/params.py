@@ -108,11 +108,14 @@ def _open_empty(document: Any, overlay: Mapping[str, Any]) -> None:
             _open_empty(document[key], value)
 
 
-def missing_sections(root: Path) -> list[str]:
-    """Return the keys that stages of dvc.yaml depend on and params.yaml lacks: DVC knows no defaults."""
+def missing_sections(root: Path, params: Path | None = None) -> list[str]:
+    """Return the keys that stages of dvc.yaml depend on and params.yaml lacks: DVC knows no defaults.
+
+    ``params``: the file with the settings, where it is another one.
+    """
     path = root / "dvc.yaml"
     stages = read_mapping(path).get("stages", {}) if path.is_file() else {}
-    values = read_mapping(root / "params.yaml")
+    values = read_mapping(params or root / "params.yaml")
     named = {key for stage in stages.values() for key in stage.get("params", ()) if isinstance(key, str)}
     return sorted(key for key in named if not _has_key(values, key))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
@@ -15,6 +16,7 @@ from prefect import flow
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters.ignored import refuse_ignored
 from flows.facts import read_facts
+from flows.frozen import freeze_settings, params_file
 from flows.label_sets import check_label_sets
 from flows.lock import lock_workspace
 from flows.loop.messages import describe_loop, track_loop
@@ -22,7 +24,7 @@ from flows.loop.round import LoopRound
 from flows.loop.start import choose_state, collect_new_images, remove_partial_files, resume_state
 from flows.params import missing_sections
 from flows.plan import describe_idle
-from flows.state import write_state
+from flows.state import read_state, write_state
 from flows.terminal import say
 from flows.tracked import PARENT, TrackedWorkspace, end_with_parent, open_workspace
 
@@ -41,15 +43,18 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
     try:
         with lock_workspace(folder, "florence loop"):
-            return _run_loop(open_workspace(folder), rounds)
+            last = read_state(folder)
+            is_resumed = last is not None and not last.finished
+            with freeze_settings(folder, is_resumed, say) as tell_edits:
+                return _run_loop(open_workspace(folder), rounds, tell_edits)
     except FlorenceError as error:
         if PARENT in os.environ:  # there is no command line to show it
             say(f"error: {error}")
         raise
 
 
-def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
-    if missing := missing_sections(workspace.root):
+def _run_loop(workspace: TrackedWorkspace, rounds: int | None, tell_edits: Callable[[], None]) -> str:
+    if missing := missing_sections(workspace.root, params_file(workspace.root)):
         raise SettingsError(
             f"params.yaml lacks {', '.join(missing)}: stages of dvc.yaml depend on it; "
             "write the section, with its defaults if nothing else"
@@ -71,5 +76,6 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
     write_state(workspace.root, state)
     with track_loop(workspace, state) as parent:
         while not state.finished:
+            tell_edits()
             state = LoopRound(workspace, state, parent).run()
     return describe_loop(workspace, state)

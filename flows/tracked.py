@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence.config import read_settings
 from florence.records import digest
 from florence.store import Store
 from florence.workspace import Workspace, working_store
 from florence.workspace.code import hash_code
 from florence.workspace.form import check_snapshot
+from flows.adapters.git_records import GitRecords
 from flows.adapters.mlflow_store import MlflowStore
 from flows.adapters.model_registry import ModelRegistry
 from flows.adapters.snapshots import Snapshots
 from flows.adapters.tracking import Tracker
+from flows.frozen import find_frozen, read_run_settings
 from flows.params import read_settings_with
 
 PARENT = "FLORENCE_PARENT_PID"
@@ -30,11 +31,12 @@ PARENT = "FLORENCE_PARENT_PID"
 
 @dataclass(frozen=True, slots=True)
 class TrackedWorkspace(Workspace):
-    """A workspace with what tracks it: runs and models in MLflow, snapshots in DVC and git."""
+    """A workspace with what tracks it: runs and models in MLflow, snapshots in DVC, records in git."""
 
     tracker: Tracker
     registry: ModelRegistry
     snapshots: Snapshots
+    records: GitRecords
 
     @property
     def report(self) -> Path:
@@ -71,10 +73,12 @@ def report_end(finish: Callable[[str], None]) -> Iterator[None]:
 def open_workspace(root: Path | str = ".", overlay: Mapping[str, Any] | None = None) -> TrackedWorkspace:
     """Open the workspace in ``root``, with ``overlay`` laid over its settings; nothing is connected to yet.
 
+    Inside a run the settings are those that it has frozen.
+
     Raises SettingsError where there is no workspace, OldFormatError where its snapshot has an older form.
     """
     folder = Path(root).resolve()
-    settings = read_settings_with(folder, overlay) if overlay else read_settings(folder / "params.yaml")
+    settings = read_settings_with(folder, overlay) if overlay else read_run_settings(folder)
     data = Store(str(folder / "data"))
     check_snapshot(data)
     write_code_json(folder)
@@ -86,7 +90,8 @@ def open_workspace(root: Path | str = ".", overlay: Mapping[str, Any] | None = N
         data=data,
         tracker=Tracker(mlflow_store),
         registry=ModelRegistry(mlflow_store),
-        snapshots=Snapshots(folder, settings.snapshots),
+        snapshots=Snapshots(folder, settings.snapshots, None if overlay else find_frozen(folder)),
+        records=GitRecords(folder),
     )
 
 

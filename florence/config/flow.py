@@ -16,8 +16,14 @@ class TrackingSettings(Section):
     artifacts: str | None = Field(
         None, description="artifact root of a new experiment, a folder or s3://; default build/mlartifacts"
     )
-    experiment: str = Field("florence", description="name of the experiment")
-    model: str = Field("florence", description="name of the registered model")
+    experiment: str = Field("florence", description="name of the experiment; by default `workspace`, where it is set")
+    model: str = Field("florence", description="name of the registered model; by default `workspace`, where it is set")
+    shared: bool = Field(
+        False,
+        description=(
+            "whether a champion that another workspace has registered under `tracking.model` may be student and opponent"
+        ),
+    )
 
 
 class SnapshotSettings(Section):
@@ -26,7 +32,16 @@ class SnapshotSettings(Section):
     push: str | None = Field(
         None, description="DVC remote that each snapshot is pushed to; none: the default remote, if one is set"
     )
-    commit: bool = Field(False, description="commit data.dvc, dvc.lock and metrics to git after each accepted round")
+    record: bool = Field(
+        True,
+        description=(
+            "record each registered version in git: a commit on refs/florence/rounds and a tag; branch, index and files "
+            "of yours stay as they are. Without a git repository the files are kept with the MLflow run"
+        ),
+    )
+    git_remote: str | None = Field(
+        None, description="git remote that the tag of each registered version is pushed to; none: nothing is pushed"
+    )
 
 
 class FlowSettings(Section):

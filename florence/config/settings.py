@@ -21,6 +21,11 @@ from florence.renamed import renamed_keys
 class Settings(Section):
     """Everything in params.yaml."""
 
+    workspace: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
+        description="id of the workspace: default of `tracking.experiment` and `tracking.model`, a tag of its models",
+    )
     store: str = Field(".florence/store", description="working store of the annotation: a folder or s3://bucket/prefix")
     sources: dict[str, SourceSettings]
     annotators: dict[str, AnnotatorSettings]
@@ -35,6 +40,17 @@ class Settings(Section):
     tracking: TrackingSettings = TrackingSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
     flow: FlowSettings = FlowSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_by_workspace(cls, values: Any) -> Any:
+        """Name experiment and model after the workspace, where nothing else is said."""
+        if not isinstance(values, dict) or not isinstance(name := values.get("workspace"), str):
+            return values
+        tracking = values.get("tracking", {})
+        if not isinstance(tracking, dict):
+            return values
+        return {**values, "tracking": {"experiment": name, "model": name, **tracking}}
 
     @model_validator(mode="after")
     def _check(self) -> Settings:

@@ -197,6 +197,13 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
     return dict(sorted(Counter(column.to_pylist()).items()))
 
 
+def recompute_id(data: Store) -> str:
+    """Return the id that the snapshot in ``data`` has by its files, which is to be the one in its snapshot.json."""
+    snapshot = data.read_object("snapshot.json", "id", "round")
+    content = {name: value for name, value in snapshot.items() if name not in ("format", "id")}
+    return _identify(content, read_images(data), data, snapshot["round"])
+
+
 def _identify(content: dict[str, Any], images: pa.Table, data: Store, round: int) -> str:
     """Return the snapshot's id: a digest of snapshot.json, image ids, labels and what a model is compared with."""
     names = (name_labels(round), "baseline/scores.parquet", ANCHOR)

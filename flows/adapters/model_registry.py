@@ -132,6 +132,12 @@ class ModelRegistry:
         """Return the version that a number or alias names. Raises FlorenceError, listing what is registered."""
         return self._get(self._find_number(str(ref)))
 
+    @translate_errors("tag the model")
+    def tag_version(self, version: str, tags: Mapping[str, Any]) -> None:
+        """Set tags of a registered version."""
+        for name, value in as_tags(tags).items():
+            self.store.client.set_model_version_tag(self.name, version, name, value)
+
     @translate_errors("promote the model")
     def promote(self, version: str | int | None = None, reason: str = "", force: bool = False) -> ModelVersion:
         """Make ``version``, by default the challenger, the champion; `moves` has who did it and why.
@@ -203,7 +209,7 @@ class ModelRegistry:
             return target
         with temporary_folder(folder / ".tmp") as part:
             where = download_artifacts(
-                f"{self._artifact_uri(version)}/artifacts/model",
+                f"{self.artifact_uri(version)}/artifacts/model",
                 dst_path=str(part),
                 tracking_uri=self.uri,
                 registry_uri=self.store.registry_uri,
@@ -215,7 +221,7 @@ class ModelRegistry:
                     os.replace(where, target)
         return target
 
-    def _artifact_uri(self, version: str) -> str:
+    def artifact_uri(self, version: str) -> str:
         """Return where a version's artifacts are. Unity Catalog gives credentials for them only by the model's name."""
         if self.store.registry_uri.startswith("databricks-uc"):
             return f"models:/{self.name}/{version}"
@@ -239,7 +245,7 @@ class ModelRegistry:
         from mlflow.exceptions import MlflowException
 
         found = self.store.client.get_model_version(self.name, version)
-        place = local_path(self._artifact_uri(version))
+        place = local_path(self.artifact_uri(version))
         if place is not None and not any((place / "artifacts/model").glob("*.safetensors")):
             return f"its weights are not in {place}" if place.is_dir() else f"{place} does not exist"
         try:

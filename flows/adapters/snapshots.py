@@ -1,8 +1,8 @@
-"""DVC and git: the versions of the snapshot, and the stages of dvc.yaml from a snapshot to a scored model.
+"""DVC: the versions of the snapshot, and the stages of dvc.yaml from a snapshot to a scored model.
 
 DVC is run as a command, as a user would; only its configuration is read by its library. It keeps one hash for data/
 (data.dvc) and one for each stage (dvc.lock).
-Output of DVC and git is parsed as it is, and redacted before anybody reads it.
+Output of DVC is parsed as it is, and redacted before anybody reads it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from florence.errors import FlorenceError
 from florence.folders import settle_folder, swap_folder
 from flows.adapters.environment import redact_text
 
-COMMITTED = ("data.dvc", "dvc.lock", "params.yaml", "metrics", "plots", "code.json")
-"""Files and folders that a round's commit holds, as far as they exist."""
 KEPT = ("data.dvc", "dvc.lock", "metrics", "plots")
 """Files and folders that bring a round back, together with DVC's cache."""
 RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -40,7 +38,6 @@ LAST_LINES = 20
 """Lines of output that an error repeats at most."""
 LOCKED = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
 BROKEN_LOCK = re.compile(r"RWLock-file .* (?:corrupted|format error)")
-NO_COMMITTER = ("tell me who you are", "auto-detect email", "ident name", "no email was given")
 STAGE_FAILED = re.compile(r"failed to reproduce '([^']+)'(?:: (.*))?")
 
 # Run a command in a process group that ends when the process that started it has ended, in whatever way: an orphan
@@ -55,18 +52,34 @@ threading.Thread(target=end, daemon=True).start()
 code = child.wait()
 os._exit(code if code >= 0 else 128 - code)
 """
+
+# DVC reads params.yaml again when a stage ends. In a run it is to read, each time, what the run has frozen, and the
+# user's file stays where it is, edited or not. What dvc.lock then holds is checked.
+_DVC_WITH_FROZEN = """
+import builtins, os, sys
+shown, frozen, *arguments = sys.argv[1:]
+plain = builtins.open
+def open_frozen(file, mode="r", *others, **named):
+    is_shown = isinstance(file, (str, os.PathLike)) and os.path.abspath(file) == shown
+    return plain(frozen if is_shown and mode in ("r", "rb", "rt") else file, mode, *others, **named)
+builtins.open = open_frozen
+sys.argv = ["dvc", *arguments]
+from dvc.cli import main
+sys.exit(main(arguments))
+"""
 logger = logging.getLogger(__name__)
 
 
 class Snapshots:
-    """The DVC and git repositories of the workspace ``root``.
+    """The DVC repository of the workspace ``root``.
 
-    Every method raises FlorenceError saying what failed and what to do.
+    ``frozen``: the file that DVC reads in place of params.yaml. Every method raises FlorenceError saying what failed and what to do.
     """
 
-    def __init__(self, root: Path, settings: SnapshotSettings) -> None:
+    def __init__(self, root: Path, settings: SnapshotSettings, frozen: Path | None = None) -> None:
         self.root = Path(root).resolve()
         self.settings = settings
+        self.frozen = frozen
 
     # ------------------------------------------------------------ the snapshot
 
@@ -88,6 +101,16 @@ class Snapshots:
         """Return the hash in data.dvc; None where there is no snapshot."""
         pointer = self._read_pointer()
         return None if pointer is None else str(pointer["outs"][0]["md5"])
+
+    def file_folders(self) -> list[Path]:
+        """Return the folders on this machine that hold files by their MD5: DVC's cache, and remotes that are folders.
+
+        A file is in `xx/yyy…` below one of these.
+        """
+        config = self._read_config()
+        places = [config.get("cache.dir") or str(self.root / ".dvc/cache"), *self.remotes().values()]
+        folders = [self.root / ".dvc" / place / "files/md5" for place in places if "://" not in place]
+        return [folder for folder in folders if folder.is_dir()]
 
     def _read_pointer(self) -> dict[str, Any] | None:
         document = _read_yaml(self.root / "data.dvc")
@@ -152,6 +175,16 @@ class Snapshots:
         code, lines = self._run_when_free(["repro"], env, say)
         if code:
             raise FlorenceError(redact_text(_explain_repro(lines)))
+        if self.frozen is not None:
+            self._check_lock(self.frozen)
+
+    def _check_lock(self, params: Path) -> None:
+        """Raise FlorenceError where dvc.lock names other settings than those in ``params``."""
+        for stage, key in find_other_params(_read_yaml(self.root / "dvc.lock") or {}, _read_yaml(params) or {}):
+            raise FlorenceError(
+                f"dvc.lock has another {key} for the stage {stage} than the run: `dvc repro --force {stage}` makes "
+                "the stage again"
+            )
 
     # ------------------------------------------------------------ back to an earlier round
 
@@ -182,49 +215,6 @@ class Snapshots:
             failed="the data of the best round cannot be brought back from DVC's cache",
             remedy="`dvc pull` fetches what is missing from the remote; without one, `florence loop` makes it again",
         )
-
-    # ------------------------------------------------------------ git
-
-    def git_commit(self) -> str | None:
-        """Return the commit that is checked out; None outside of a git repository and before the first commit."""
-        code, output = self._git("rev-parse", "--verify", "-q", "HEAD")
-        return output.strip() if code == 0 else None
-
-    def commit(self, message: str) -> str | None:
-        """Commit the round's small files (`COMMITTED`), and nothing else, if ``snapshots.commit`` is set.
-
-        Returns the commit that holds them, or None.
-        """
-        if not self.settings.commit:
-            return None
-        names = [name for name in COMMITTED if (self.root / name).exists()]
-        for arguments in (
-            ["add", "--", *names],
-            ["diff", "--cached", "--quiet", "--", *names],
-            ["commit", "-q", "-m", message, "--", *names],
-        ):
-            code, output = self._git(*arguments)
-            if arguments[0] == "diff":
-                if code == 0:
-                    break
-            elif code:
-                raise FlorenceError(f"the round cannot be committed to git: {redact_text(_explain_commit(output))}")
-        return self.git_commit()
-
-    def _git(self, *arguments: str) -> tuple[int, str]:
-        """Run git; return its exit code and what it wrote, not redacted."""
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=self.root,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                stdin=subprocess.DEVNULL,
-            )
-        except FileNotFoundError:
-            return 127, "git is not installed; install it, or set snapshots.commit: false"
-        return done.returncode, done.stdout if done.returncode == 0 else done.stderr or done.stdout
 
     # ------------------------------------------------------------ running DVC
 
@@ -265,7 +255,11 @@ class Snapshots:
         self, arguments: Sequence[str], env: Mapping[str, str] | None, say: Callable[[str], None]
     ) -> tuple[int, list[str]]:
         """Run DVC once; return its exit code and the lines it wrote, not redacted."""
-        command = [sys.executable, "-S", "-c", _RUN_AND_END_TOGETHER, sys.executable, "-m", "dvc", *arguments]
+        command = [sys.executable, "-S", "-c", _RUN_AND_END_TOGETHER, sys.executable]
+        if self.frozen is None:
+            command += ["-m", "dvc", *arguments]
+        else:
+            command += ["-c", _DVC_WITH_FROZEN, str(self.root / "params.yaml"), str(self.frozen), *arguments]
         lines: list[str] = []
         slow = threading.Timer(SLOW, logger.info, ("dvc %s is still at work", arguments[0]))
         if say is _say_nothing:
@@ -354,16 +348,15 @@ def _explain_repro(lines: list[str]) -> str:
     return f"stage {name} failed ({why}):\n  " + "\n  ".join(output[-LAST_LINES:])
 
 
-def _explain_commit(output: str) -> str:
-    """Return why git did not commit, and what to do."""
-    if any(text in output for text in NO_COMMITTER):
-        return (
-            "git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS`, "
-            "or set snapshots.commit: false"
-        )
-    if "not a git repository" in output:
-        return "this folder is in no git repository: `git init`, or set snapshots.commit: false"
-    return output.strip() or "git gave no reason"
+def find_other_params(lock: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (stage, key) for each setting in ``lock``, dvc.lock, that ``params``, params.yaml, has otherwise."""
+    for stage, entry in (lock.get("stages") or {}).items():
+        for key, value in ((entry.get("params") or {}).get("params.yaml") or {}).items():
+            found: Any = params
+            for part in key.split("."):
+                found = found.get(part) if isinstance(found, Mapping) else None
+            if found != value:
+                yield stage, key
 
 
 def _read_yaml(path: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import typer
 
 from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Verbose
+from flows.frozen import release_settings
 from flows.lock import lock_for_flow
 from flows.terminal import ProgressBars, say
 
@@ -68,6 +69,7 @@ def loop(  # long: options and help
     with lock_for_flow(root, "florence loop"):
         if params.write_overlay(root, overlay):
             say("params.yaml is changed")
+            release_settings(root)  # who names settings wants them now, also in a loop that was interrupted
         if is_idle(workspace, rounds):
             for line in list_label_set_lines(workspace):
                 say(line)

@@ -97,6 +97,31 @@ def log(as_json: AsJson = False) -> None:
 
 
 @commands.command()
+def lineage(
+    version: Annotated[str, typer.Argument(help="Number or alias.")] = "champion", as_json: AsJson = False
+) -> None:
+    """Show what a model was made from, and verify each hash of the chain.
+
+    Weights, run, git record and tag, settings, snapshot, dvc.lock, code, student. Ends with exit code 1 where a link is
+    broken. What is not on this machine is not checked.
+
+    \b
+    Examples:
+      florence lineage
+      florence lineage 3 --json
+    """
+    from flows.lineage import format_lineage, trace_model
+
+    found = trace_model(open_here(), version)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        say(format_lineage(found))
+    if found.is_broken:
+        raise typer.Exit(1)
+
+
+@commands.command()
 def register() -> None:
     """Register the model in model/ as challenger.
 
@@ -106,11 +131,15 @@ def register() -> None:
     Example: florence register
     """
     from flows.models import lineage_tags, read_decision, register_model
+    from flows.record import name_record, record_round
     from flows.tracked import run_key
 
     with open_locked("florence register") as workspace:
         run_id = workspace.tracker.stage_run(os.environ, run_key(workspace))
-        version = register_model(workspace, run_id, lineage_tags(workspace, read_decision(workspace)))
+        record = record_round(workspace, "florence register")
+        tags = lineage_tags(workspace, read_decision(workspace), **record.tags)
+        version = register_model(workspace, run_id, tags)
+        name_record(workspace, record, run_id, version)
         workspace.tracker.finish(run_id)
     say(f"version {version} of {workspace.settings.tracking.model} is the challenger")
 

@@ -28,6 +28,7 @@ from flows.loop.students import ACCEPTED, remove_other_students, save_student
 from flows.models import SCORES, lineage_tags
 from flows.plan import hash_images, hash_settings, human_version
 from flows.promote import promote
+from flows.record import name_record, record_round
 from flows.state import LoopState, write_state
 from flows.terminal import ProgressBars, say
 from flows.tracked import StageSeconds, TrackedWorkspace
@@ -70,16 +71,15 @@ class LoopRound:
         if self.has_pushed:
             self.time_step("push", workspace.snapshots.push)  # the model and its scores
         labels = None if is_accepted else self.time_step("compare labels", self.judge_labels)
-        is_kept = labels is None or labels.kept
         message = f"Round {number}: snapshot {snapshot['id']}"
-        commit = workspace.snapshots.commit(message) if is_kept else None
-        commit = commit or workspace.snapshots.git_commit()
-        tags = lineage_tags(workspace, decision, **loop_id, git_commit=commit)
+        record = self.time_step("record", lambda: record_round(workspace, message))
+        tags = lineage_tags(workspace, decision, **loop_id, **record.tags, parent=state.champion)
         version = self.time_flow("register", lambda: promote(root, self.run_id, tags, is_accepted))
+        self.time_step("name record", lambda: name_record(workspace, record, self.run_id, version))
         say(f"the model of round {number} is {'accepted' if is_accepted else 'rejected'}: {decision['reason']}")
         if labels is not None:
             say(f"the labels of round {number} are {'kept' if labels.kept else 'set back'}: {labels.reason}")
-        hashes: dict[str, Any] = {"dvc_hash": dvc_hash, "git_commit": commit}
+        hashes: dict[str, Any] = {"dvc_hash": dvc_hash, "git_commit": record.git.commit if record.git else record.head}
         hashes |= {"run_id": self.run_id, "model_version": version}
         if labels is not None:
             hashes |= {"labels_kept": labels.kept, "labels_reason": labels.reason}
@@ -250,7 +250,7 @@ class LoopRound:
             return ""
         missing = (
             f"; round {accepted} was not kept, so data/ still holds the rejected round {self.number}: "
-            "`git log data.dvc` shows earlier ones, which `git checkout COMMIT -- data.dvc dvc.lock` and "
+            "`git log refs/florence/rounds` shows earlier ones, which `git checkout COMMIT -- data.dvc dvc.lock` and "
             "`dvc checkout` bring back"
         )
         say(missing.removeprefix("; "))
