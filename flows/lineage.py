@@ -32,7 +32,7 @@ MARKS: dict[str, str] = {"ok": "✓", "broken": "✗", "not checked": "·"}
 
 @dataclass(frozen=True, slots=True)
 class LineageLink:
-    """A link of the chain. ``value``: what the version says; ``detail``: what was found; ``remedy``: if it is broken."""
+    """A link of the chain. ``value``: as the version says; ``detail``: what was found; ``remedy``: of a broken one."""
 
     name: str
     value: str

@@ -114,7 +114,7 @@ def staged(folder: Path) -> None:
 def test_a_round_is_kept_and_comes_back_and_stages_run_once(root: Path, tmp_path: Path):
     staged(root)
     ours = Snapshots(root, SnapshotSettings())
-    assert ours.data_hash() is None and ours.git_commit() is None
+    assert ours.data_hash() is None
     first = ours.add()
     assert first.endswith(".dir") and first == ours.data_hash()
     lines: list[str] = []
@@ -171,12 +171,10 @@ def test_without_data_it_says_how_to_get_it(added: Path):
 
 def test_outside_of_a_repository(tmp_path: Path):
     (tmp_path / "data").mkdir()
-    ours = Snapshots(tmp_path, SnapshotSettings(commit=True))
+    ours = Snapshots(tmp_path, SnapshotSettings())
     with pytest.raises(FlorenceError, match="no DVC repository: `florence init"):
         ours.add()
-    assert ours.git_commit() is None and not ours.push()
-    with pytest.raises(FlorenceError, match="git init"):
-        ours.commit("x")
+    assert not ours.push()
     with pytest.raises(FlorenceError, match="holds no round"):
         ours.restore(tmp_path / "kept")
 
@@ -315,24 +313,6 @@ def test_credentials_are_redacted_where_people_read_them_and_not_where_output_is
     message: list[str] = []
     ours._run(["config", "--list"], None, message.append)
     assert "remote.web.url=https://•••@host/•••" in message and "core.analytics=false" in message
-
-
-def test_a_commit_holds_the_small_files_of_the_round_and_nothing_else(added: Path):
-    ours = Snapshots(added, SnapshotSettings(commit=True))
-    assert Snapshots(added, SnapshotSettings()).commit("off") is None
-    git(added, "config", "user.useConfigOnly", "true")
-    (added / "params.yaml").write_text("a: 1\n")
-    (added / "mine.txt").write_text("mine")
-    git(added, "add", "mine.txt")
-    with pytest.raises(FlorenceError, match="git config user.name NAME"):
-        ours.commit("round 0")
-    git(added, "config", "user.name", "N")
-    git(added, "config", "user.email", "n@example.org")
-    commit = ours.commit("round 0")
-    assert commit == ours.git_commit() == git(added, "rev-parse", "HEAD").strip()
-    assert git(added, "show", "--name-only", "--format=%s").split() == ["round", "0", "data.dvc", "params.yaml"]
-    assert "A  mine.txt" in git(added, "status", "--short")
-    assert ours.commit("again") == commit, "nothing changed"
 
 
 @pytest.mark.accept

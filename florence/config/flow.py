@@ -21,7 +21,8 @@ class TrackingSettings(Section):
     shared: bool = Field(
         False,
         description=(
-            "whether a champion that another workspace has registered under `tracking.model` may be student and opponent"
+            "whether a champion that another workspace has registered under `tracking.model` may be student and "
+            "opponent"
         ),
     )
 
@@ -35,8 +36,8 @@ class SnapshotSettings(Section):
     record: bool = Field(
         True,
         description=(
-            "record each registered version in git: a commit on refs/florence/rounds and a tag; branch, index and files "
-            "of yours stay as they are. Without a git repository the files are kept with the MLflow run"
+            "record each registered version in git: a commit on refs/florence/rounds and a tag; your branch, index and "
+            "files stay as they are. Without a git repository the files are kept with the MLflow run"
         ),
     )
     git_remote: str | None = Field(

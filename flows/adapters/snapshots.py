@@ -73,7 +73,9 @@ logger = logging.getLogger(__name__)
 class Snapshots:
     """The DVC repository of the workspace ``root``.
 
-    ``frozen``: the file that DVC reads in place of params.yaml. Every method raises FlorenceError saying what failed and what to do.
+    ``frozen``: the file that DVC reads in place of params.yaml.
+
+    Every method raises FlorenceError saying what failed and what to do.
     """
 
     def __init__(self, root: Path, settings: SnapshotSettings, frozen: Path | None = None) -> None:
