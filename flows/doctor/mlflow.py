@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def check_mlflow(settings: Settings, root: Path) -> Iterator[Check]:
             f"{moved.rows} locations in {settings.tracking.uri} lead to {', '.join(map(str, moved.from_))}, from where "
             "this workspace was copied or moved",
             "nothing to do: the next command that uses MLflow makes them lead here, and says so",
+        )
+    if settings.workspace is None:
+        yield Check(
+            "workspace id",
+            "warn",
+            "params.yaml has no key `workspace`: other workspaces on this MLflow server may have the same names",
+            f"write `workspace: NAME-{secrets.token_hex(3)}`; with tracking.experiment and tracking.model as they are now "
+            "(florence, unless they are set) its models stay where they are",
         )
     if experiment:
         yield Check("experiment", "fail", experiment[0], experiment[1])
