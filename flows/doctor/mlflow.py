@@ -42,8 +42,8 @@ def check_mlflow(settings: Settings, root: Path) -> Iterator[Check]:
             "workspace id",
             "warn",
             "params.yaml has no key `workspace`: other workspaces on this MLflow server may have the same names",
-            f"write `workspace: NAME-{secrets.token_hex(3)}`; with tracking.experiment and tracking.model as they are now "
-            "(florence, unless they are set) its models stay where they are",
+            f"write `workspace: NAME-{secrets.token_hex(3)}`; with tracking.experiment and tracking.model set to the "
+            "names of now (florence, unless they are set) its models stay where they are",
         )
     if experiment:
         yield Check("experiment", "fail", experiment[0], experiment[1])
