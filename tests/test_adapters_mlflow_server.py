@@ -95,3 +95,39 @@ def test_a_loop_over_http(tmp_path, server):
     assert message["table"][0]["text"] == message["table"][1]["text"]
     with pytest.raises(FlorenceError, match="nothing to roll back to"):
         models.rollback()
+
+
+def test_two_workspaces_and_two_clones_on_one_server(tmp_path, server):
+    """Two workspaces have a champion each; clones of one share theirs, and both logs stay whole."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from flow_workspaces import write_params
+
+    from flows.models import fetch_champion
+    from flows.tracked import open_workspace
+
+    model = real_model(tmp_path / "model")
+    for name in ("one", "two", "clone"):
+        write_params(tmp_path / name, workspace=f"{name.replace('clone', 'one')}-1", tracking={"uri": server})
+    opened = {name: open_workspace(tmp_path / name) for name in ("one", "two", "clone")}
+
+    def work(name: str) -> list[str]:
+        workspace, versions = opened[name], []
+        parent = workspace.tracker.loop_run(name, {})
+        for number in range(2):
+            run = workspace.tracker.round_run(parent, number)
+            tags = {"florence.workspace": workspace.settings.workspace}
+            version = workspace.registry.register(run, model, tags)
+            workspace.registry.promote(version, f"{name} {number}")
+            versions.append(version)
+        return versions
+
+    with ThreadPoolExecutor(3) as pool:
+        made = dict(zip(opened, pool.map(work, opened), strict=True))
+    assert made["two"] == ["1", "2"] and sorted(made["one"] + made["clone"]) == ["1", "2", "3", "4"]
+    for name, others in (("one", {"one", "clone"}), ("two", {"two"}), ("clone", {"one", "clone"})):
+        reasons = [move.reason for move in opened[name].registry.moves()]
+        assert sorted(reasons) == sorted(f"{other} {number}" for other in others for number in range(2))
+    champions = {name: fetch_champion(workspace) for name, workspace in opened.items()}
+    assert champions["one"] and champions["clone"] and champions["two"]
+    assert champions["one"].version == champions["clone"].version and champions["two"].version == "2"
