@@ -237,10 +237,10 @@ class _Tracer:
 
     def check_lock(self) -> LineageLink:
         """Compare dvc.lock in the record with the settings, the snapshot and the weights."""
-        lock, params = self.read_yaml("dvc.lock"), self.read_yaml("params.yaml")
-        if lock is None or params is None:
+        lock, text, params = self.read_yaml("dvc.lock"), self.read("dvc.lock"), self.read("params.yaml")
+        if lock is None or text is None or params is None:
             return LineageLink("dvc.lock", "", "not checked", "no record here")
-        faults = [f"{key} of {stage} is not the record's" for stage, key in find_other_params(lock, params)]
+        faults = [f"{key} of {stage} is not the record's" for stage, key in find_other_params(text, params)]
         stages = lock.get("stages") or {}
         for stage, entry in stages.items():
             for dep in entry.get("deps") or ():

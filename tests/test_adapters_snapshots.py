@@ -20,7 +20,7 @@ from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
 from florence.store import Store
 from flows.adapters import snapshots
-from flows.adapters.snapshots import Snapshots
+from flows.adapters.snapshots import Snapshots, find_other_params
 
 ROOT = Path(__file__).parents[1]
 STAGES = """
@@ -340,3 +340,10 @@ def test_a_snapshot_goes_to_s3_and_comes_back_in_another_clone(root: Path, tmp_p
     assert not any(
         s3.env["AWS_SECRET_ACCESS_KEY"].encode() in p.read_bytes() for p in (root / ".dvc").rglob("*") if p.is_file()
     )
+
+
+def test_other_settings_in_a_lock_are_found_as_dvc_reads_them():
+    lock = b"stages: {train: {params: {params.yaml: {train: {lr: 1e-05, steps: 3}}}}}\n"
+    assert not list(find_other_params(lock, b"train: {lr: 1e-5, steps: 3}\n"))
+    assert list(find_other_params(lock, b"train: {lr: 1e-5, steps: 4}\n")) == [("train", "train")]
+    assert list(find_other_params(lock, b"model: {}\n")) == [("train", "train")]

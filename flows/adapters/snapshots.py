@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
 
 from florence.config import SnapshotSettings
 from florence.errors import FlorenceError
@@ -182,7 +183,7 @@ class Snapshots:
 
     def _check_lock(self, params: Path) -> None:
         """Raise FlorenceError where dvc.lock names other settings than those in ``params``."""
-        for stage, key in find_other_params(_read_yaml(self.root / "dvc.lock") or {}, _read_yaml(params) or {}):
+        for stage, key in find_other_params((self.root / "dvc.lock").read_bytes(), params.read_bytes()):
             raise FlorenceError(
                 f"dvc.lock has another {key} for the stage {stage} than the run: `dvc repro --force {stage}` makes "
                 "the stage again"
@@ -350,11 +351,15 @@ def _explain_repro(lines: list[str]) -> str:
     return f"stage {name} failed ({why}):\n  " + "\n  ".join(output[-LAST_LINES:])
 
 
-def find_other_params(lock: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (stage, key) for each setting in ``lock``, dvc.lock, that ``params``, params.yaml, has otherwise."""
-    for stage, entry in (lock.get("stages") or {}).items():
+def find_other_params(lock: bytes, params: bytes) -> Iterator[tuple[str, str]]:
+    """Yield (stage, key) for each setting in ``lock``, dvc.lock, that ``params``, params.yaml, has otherwise.
+
+    Both are read as DVC reads them: in YAML 1.2, where 1e-5 is a number.
+    """
+    locked, values = (YAML(typ="safe", pure=True).load(text) or {} for text in (lock, params))
+    for stage, entry in (locked.get("stages") or {}).items():
         for key, value in ((entry.get("params") or {}).get("params.yaml") or {}).items():
-            found: Any = params
+            found: Any = values
             for part in key.split("."):
                 found = found.get(part) if isinstance(found, Mapping) else None
             if found != value:
