@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from prefect import flow
 
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters.ignored import refuse_ignored
+from flows.events import send_event
 from flows.facts import read_facts
 from flows.label_sets import check_label_sets
-from flows.lock import lock_workspace
+from flows.lock import WorkspaceLockedError, lock_workspace
+from flows.loop.approval import ask_for_approval, describe_waiting, settle_decision
 from flows.loop.messages import describe_loop, track_loop
 from flows.loop.round import LoopRound
 from flows.loop.start import choose_state, collect_new_images, remove_partial_files, resume_state
 from flows.params import missing_sections
 from flows.plan import describe_idle
-from flows.state import write_state
+from flows.state import read_state, write_state
 from flows.terminal import say
 from flows.tracked import PARENT, TrackedWorkspace, end_with_parent, open_workspace
 
@@ -40,12 +43,27 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
     try:
-        with lock_workspace(folder, "florence loop"):
-            return _run_loop(open_workspace(folder), rounds)
-    except FlorenceError as error:
-        if PARENT in os.environ:  # there is no command line to show it
-            say(f"error: {error}")
+        while True:
+            ask_for_approval(open_workspace(folder))
+            with lock_workspace(folder, "florence loop"):
+                outcome = _run_loop(open_workspace(folder), rounds)
+            if not ask_for_approval(open_workspace(folder)):
+                return outcome
+    except WorkspaceLockedError:
         raise
+    except Exception as error:
+        _tell_failure(folder, error)
+        raise
+
+
+def _tell_failure(folder: Path, error: Exception) -> None:
+    state = None
+    with suppress(FlorenceError):
+        state = read_state(folder)
+        workspace = open_workspace(folder)
+        send_event(workspace, "failed", state.loop_id if state else "", None, f"{type(error).__name__}: {error}")
+    if isinstance(error, FlorenceError) and PARENT in os.environ:  # there is no command line to show it
+        say(f"error: {error}")
 
 
 def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
@@ -58,6 +76,10 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
     read_facts(workspace)  # refuses what this version cannot continue, before hours of work
     remove_partial_files(workspace)
     before = resume_state(workspace)
+    if before is not None and before.waiting:
+        if (settled := settle_decision(workspace)) is None:
+            return describe_waiting(before)
+        before = settled
     start = time.monotonic()
     collect_new_images(workspace)
     collecting = time.monotonic() - start
@@ -70,6 +92,6 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None) -> str:
     state = state.add_seconds("collect", collecting)
     write_state(workspace.root, state)
     with track_loop(workspace, state) as parent:
-        while not state.finished:
+        while not state.finished and not state.waiting:
             state = LoopRound(workspace, state, parent).run()
     return describe_loop(workspace, state)
