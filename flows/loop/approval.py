@@ -27,7 +27,8 @@ def describe_waiting(state: LoopState) -> str:
     """Return that a version waits, since when, and what to do."""
     return (
         f"version {state.waiting} waits for approval since {state.since[:19]} UTC: "
-        "`florence approve` makes it champion, `florence refuse --reason TEXT` does not; nothing else is started, and new images wait"
+        "`florence approve` makes it champion, `florence refuse --reason TEXT` does not; "
+        "nothing else is started, and new images wait"
     )
 
 
