@@ -168,9 +168,9 @@ class ModelRegistry:
         two decisions on this machine the first one counts.
         """
         with hold_lock(self.store.root / "build/approval.lock"):
-            if version is None and (challenger := self.challenger()) is None:
+            found = self.challenger() if version is None else self.find(version)
+            if found is None:
                 raise FlorenceError(f"no version of {self.name!r} waits for approval")
-            found = self.find(version or challenger.version)
             if found.tags.get(APPROVAL) != "waiting":
                 raise FlorenceError(f"version {found.version} of {self.name!r} {_describe_approval(found)}")
             before = self.champion()
