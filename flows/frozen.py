@@ -64,7 +64,6 @@ def freeze_settings(root: Path, is_resumed: bool, say: Callable[[str], None]) ->
         tell()
         yield tell
         tell()
-        release_settings(root)
     except Exception:
         release_settings(root)
         raise

@@ -116,7 +116,13 @@ def hash_settings(workspace: Workspace) -> dict[str, str]:
     }
     return {
         "annotators": digest({key: values for key, values in profiles.items() if values}),
-        **{name: digest(getattr(settings, name).model_dump(mode="json", exclude_defaults=True)) for name in SECTIONS},
+        **{
+            name: digest(
+                # who decides about a model changes nothing about it
+                getattr(settings, name).model_dump(mode="json", exclude_defaults=True, exclude={"approval"})
+            )
+            for name in SECTIONS
+        },
     }
 
 
@@ -262,7 +268,9 @@ def describe_plan(plan: LoopPlan) -> str:
     if (state := plan.state) is not None and not state.loop_id:
         lines.append(f"no loop has run here; the snapshot of round {state.accepted} is what one goes on from")
     elif state is not None:
-        if state.rejected:
+        if state.waiting:
+            end = f"version {state.waiting} waits for approval since {state.since} UTC"
+        elif state.rejected:
             end = f"stopped: {state.rejected}"
         else:
             end = "finished" if state.finished else "interrupted, to be continued"

@@ -20,5 +20,5 @@ def promote(root: str, run_id: str, tags: dict[str, Any], accepted: bool) -> str
         workspace.registry.promote(version, str(tags.get("reason", "")))
         say(f"model version {version} is the champion")
     else:
-        say(f"model version {version} is registered; the champion stays")
+        say(f"model version {version} is registered; the champion is as before")
     return version

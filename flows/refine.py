@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from prefect import flow
 
 from florence.errors import FlorenceError, SettingsError
 from flows.adapters.ignored import refuse_ignored
+from flows.events import send_event
 from flows.facts import read_facts
-from flows.frozen import freeze_settings, params_file
+from flows.frozen import freeze_settings, params_file, release_settings
 from flows.label_sets import check_label_sets
-from flows.lock import lock_workspace
+from flows.lock import WorkspaceLockedError, lock_workspace
+from flows.loop.approval import ask_for_approval, describe_waiting, settle_decision
 from flows.loop.messages import describe_loop, track_loop
 from flows.loop.round import LoopRound
 from flows.loop.start import choose_state, collect_new_images, remove_partial_files, resume_state
@@ -42,15 +45,38 @@ def refine(root: str = ".", rounds: int | None = None) -> str:
     folder = Path(root).resolve()
     os.chdir(folder)  # relative paths in params.yaml are the workspace's
     try:
-        with lock_workspace(folder, "florence loop"):
-            last = read_state(folder)
-            is_resumed = last is not None and not last.finished
-            with freeze_settings(folder, is_resumed, say) as tell_edits:
-                return _run_loop(open_workspace(folder), rounds, tell_edits)
-    except FlorenceError as error:
-        if PARENT in os.environ:  # there is no command line to show it
-            say(f"error: {error}")
+        while True:
+            ask_for_approval(open_workspace(folder))
+            with lock_workspace(folder, "florence loop"):
+                outcome = _run_frozen(folder, rounds)
+            if not ask_for_approval(open_workspace(folder)):
+                return outcome
+    except WorkspaceLockedError:
         raise
+    except Exception as error:
+        _tell_failure(folder, error)
+        raise
+
+
+def _tell_failure(folder: Path, error: Exception) -> None:
+    state = None
+    with suppress(FlorenceError):
+        state = read_state(folder)
+        workspace = open_workspace(folder)
+        send_event(workspace, "failed", state.loop_id if state else "", None, f"{type(error).__name__}: {error}")
+    if isinstance(error, FlorenceError) and PARENT in os.environ:  # there is no command line to show it
+        say(f"error: {error}")
+
+
+def _run_frozen(folder: Path, rounds: int | None) -> str:
+    """Run the loop by the settings of now; one that goes on, also one that waits for approval, by its own."""
+    last = read_state(folder)
+    with freeze_settings(folder, last is not None and not last.finished, say) as tell_edits:
+        outcome = _run_loop(open_workspace(folder), rounds, tell_edits)
+    now = read_state(folder)
+    if now is None or now.finished:
+        release_settings(folder)
+    return outcome
 
 
 def _run_loop(workspace: TrackedWorkspace, rounds: int | None, tell_edits: Callable[[], None]) -> str:
@@ -63,6 +89,10 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None, tell_edits: Calla
     read_facts(workspace)  # refuses what this version cannot continue, before hours of work
     remove_partial_files(workspace)
     before = resume_state(workspace)
+    if before is not None and before.waiting:
+        if (settled := settle_decision(workspace)) is None:
+            return describe_waiting(before)
+        before = settled
     start = time.monotonic()
     collect_new_images(workspace)
     collecting = time.monotonic() - start
@@ -75,7 +105,7 @@ def _run_loop(workspace: TrackedWorkspace, rounds: int | None, tell_edits: Calla
     state = state.add_seconds("collect", collecting)
     write_state(workspace.root, state)
     with track_loop(workspace, state) as parent:
-        while not state.finished:
+        while not state.finished and not state.waiting:
             tell_edits()
             state = LoopRound(workspace, state, parent).run()
     return describe_loop(workspace, state)

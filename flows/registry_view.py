@@ -31,6 +31,8 @@ def _summarize(version: ModelVersion) -> dict[str, Any]:
         "version": version.version,
         "created": _format_time(version.created),
         "decision": tags.get("decision"),
+        "approval": tags.get("approval"),
+        "since": tags.get("approval.since"),
         "reason": tags.get("reason"),
         "round": tags.get("florence.round"),
         "snapshot": tags.get("snapshot"),
@@ -47,11 +49,16 @@ def format_models(rows: Sequence[dict[str, Any]], name: str) -> str:
     """Return the list as a table."""
     if not rows:
         return f"no version of {name} is registered; `florence loop` registers one each round"
+    waiting = [
+        f"version {row['version']} waits for approval since {row['since']}"
+        for row in rows
+        if row["approval"] == "waiting"
+    ]
     lines = [ROW.format("version", "created (UTC)", "decision", "round", "snapshot", "aliases")]
     for row in rows:
         values = (row[key] or "–" for key in ("version", "created", "decision", "round", "snapshot"))
         lines.append(ROW.format(*(str(value)[:16] for value in values), ", ".join(row["aliases"])))
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join([*(line.rstrip() for line in lines), *waiting])
 
 
 def describe_model(workspace: TrackedWorkspace, ref: str) -> dict[str, Any]:
@@ -90,7 +97,9 @@ def format_moves(moves: Sequence[AliasMove], name: str) -> str:
 def _format_move(move: AliasMove) -> str:
     forced = ", although it was rejected" if move.forced else ""
     reason = f": {move.reason}" if move.reason else ""
-    verb = "rolled back" if move.action == "rollback" else "promoted"
+    if move.action == "refuse":
+        return f"  {move.time[:19]} UTC  refused {move.after} by {move.who}{reason}"
+    verb = {"rollback": "rolled back", "approve": "approved"}.get(move.action, "promoted")
     return f"  {move.time[:19]} UTC  {verb} {move.before or 'none'} → {move.after} by {move.who}{forced}{reason}"
 
 

@@ -31,7 +31,8 @@ class LoopState:
     ``attempt``: how many models were compared with it, the next one included. ``images``: hash of the ids of all
     images, ``settings``: section → hash, ``reviews``: version of people's claims, as they were in its last round.
     ``rejected``: why the model of its last round was not accepted, empty if it was. ``seconds``: stage → seconds, of
-    the round under way.
+    the round under way. ``waiting``: the version of that round's model that waits for a person's approval, empty if
+    none does; ``since``: UTC, ISO 8601; ``flow_run``: id of the Prefect run that is suspended for it, empty if none is.
     """
 
     loop_id: str
@@ -49,6 +50,9 @@ class LoopState:
     rejected: str = ""
     finished: bool = False
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    waiting: str = ""
+    since: str = ""
+    flow_run: str = ""
 
     @property
     def round(self) -> int:

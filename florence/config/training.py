@@ -195,6 +195,10 @@ class PromotionSettings(Section):
         description="whether the primary score must be shown to be better, or only not to be worse by `margin`, "
         "which is for newer data of the same quality",
     )
+    approval: Literal["automatic", "manual"] = Field(
+        "automatic",
+        description="whether an accepted model becomes champion at once, or waits for a person: `florence approve`",
+    )
     margin: float = Field(
         0.0, ge=0, description="how much better the primary score must be shown to be; how much worse, for `not_worse`"
     )

@@ -317,11 +317,31 @@ class LabelConfidence:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelApproval:
+    """What a person decided about an accepted model. ``since``, ``time``: UTC, ISO 8601; ``who``: user and machine."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    status: Literal["waiting", "approved", "refused"]
+    since: str
+    time: str = ""
+    who: str = ""
+    reason: str = ""
+
+    def describe(self) -> str:
+        """Return it in words."""
+        if self.status == "waiting":
+            return f"the model waits for approval since {self.since[:19]} UTC: `florence approve` or `florence refuse`"
+        reason = f": {self.reason}" if self.reason else ""
+        return f"the model was {self.status} by {self.who} at {self.time[:19]} UTC{reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class RoundFacts:
     """One round of a loop.
 
     ``decision``, ``reason``: about the model, None while it has not been made; ``comparison``: what it was compared
-    with. ``labels_kept``, ``labels_reason``: about the labels of a round whose model was rejected; None of others.
+    with. ``approval``: a person's decision, where one is asked for.
+    ``labels_kept``, ``labels_reason``: about the labels of a round whose model was rejected; None of others.
     ``seconds``: stage → seconds of work.
     """
 
@@ -335,6 +355,7 @@ class RoundFacts:
     model_version: str | None = None
     decision: Literal["accepted", "rejected"] | None = None
     reason: str = ""
+    approval: ModelApproval | None = None
     comparison: tuple[ScoreComparison, ...] = ()
     labels_kept: bool | None = None
     labels_reason: str = ""

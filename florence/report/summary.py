@@ -46,6 +46,8 @@ def summarize_rounds(facts: LoopFacts) -> str:
     for r in rounds:
         if r.reason:
             lines += textwrap.wrap(f"round {r.round}: {r.reason}", WIDTH, subsequent_indent="  ")
+        if r.approval is not None:
+            lines += textwrap.wrap(f"round {r.round}: {r.approval.describe()}", WIDTH, subsequent_indent="  ")
         if r.labels_kept is not None:
             verdict = "kept" if r.labels_kept else "set back"
             text = f"round {r.round}: the labels are {verdict}: {r.labels_reason}"

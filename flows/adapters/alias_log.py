@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+Action = Literal["promote", "rollback", "approve", "refuse"]
 PREFIX = "florence.alias."
 LONGEST_REASON = 2000
 """Characters; MLflow takes tags of 5,000."""
@@ -22,7 +23,7 @@ LONGEST_REASON = 2000
 
 @dataclass(frozen=True, slots=True)
 class AliasMove:
-    """A move of the alias champion.
+    """A move of the alias champion, or a person's refusal of a model that waited: then it stays.
 
     ``time``: UTC, ISO 8601; ``who``: user and machine; ``before``: the champion until then, None where there was none;
     ``after``: the version that became it; ``forced``: although its model was rejected.
@@ -30,7 +31,7 @@ class AliasMove:
 
     time: str
     who: str
-    action: Literal["promote", "rollback"]
+    action: Action
     before: str | None
     after: str
     reason: str = ""
@@ -39,15 +40,16 @@ class AliasMove:
     @classmethod
     def now(
         cls,
-        action: Literal["promote", "rollback"],
+        action: Action,
         before: str | None,
         after: str,
         reason: str = "",
         forced: bool = False,
+        who: str = "",
     ) -> AliasMove:
-        """Return a move that this user makes now."""
+        """Return a move that is made now, by this user where ``who`` names nobody else."""
         time = datetime.now(UTC).isoformat(timespec="microseconds")
-        return cls(time, _find_user(), action, before, after, reason[:LONGEST_REASON], forced)
+        return cls(time, who or _find_user(), action, before, after, reason[:LONGEST_REASON], forced)
 
     def to_tag(self) -> tuple[str, str]:
         """Return name and value of the tag; names sort by time."""
@@ -77,6 +79,8 @@ def list_champions(moves: Iterable[AliasMove], champion: str | None, there: Iter
     """
     champions: list[str] = []
     for move in moves:
+        if move.action == "refuse":
+            continue
         if move.before is not None and not champions:
             champions.append(move.before)
         if move.action == "rollback" and move.after in champions:

@@ -19,6 +19,8 @@ from flows.adapters.mlflow_store import MlflowStore, hold_lock, use_tracking_uri
 from flows.adapters.mlflow_values import as_tags
 from flows.adapters.model_package import check_model_folder, package_model
 
+APPROVAL = "approval"
+"""Tag of a version that a person decides about: waiting, approved or refused; beside it .since, .who, .time."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -149,6 +151,8 @@ class ModelRegistry:
                 raise FlorenceError(f"no challenger of {self.name!r} to promote; `florence register` makes one")
             version = challenger.version
         wanted = self.find(version)
+        if wanted.tags.get(APPROVAL) == "waiting":
+            return self.decide(wanted.version, True, reason)
         rejected = wanted.tags.get("decision") == "rejected"
         if rejected and not force:
             raise FlorenceError(
@@ -161,6 +165,34 @@ class ModelRegistry:
             self._log_move(AliasMove.now("promote", known, wanted.version, reason, rejected))
         self.store.client.set_registered_model_alias(self.name, CHAMPION, wanted.version)
         return self._get(wanted.version)
+
+    @translate_errors("decide about the model")
+    def decide(self, version: str | None, is_approved: bool, reason: str = "", who: str = "") -> ModelVersion:
+        """Approve or refuse a version that waits, by default the challenger; an approved one becomes champion.
+
+        A refused one counts as rejected. ``who``: by default this user. Raises FlorenceError where it does not wait: of
+        two decisions on this machine the first one counts.
+        """
+        with hold_lock(self.store.root / "build/approval.lock"):
+            found = self.challenger() if version is None else self.find(version)
+            if found is None:
+                raise FlorenceError(f"no version of {self.name!r} waits for approval")
+            if found.tags.get(APPROVAL) != "waiting":
+                raise FlorenceError(f"version {found.version} of {self.name!r} {_describe_approval(found)}")
+            before = self.champion()
+            known = before.version if before else None
+            move = AliasMove.now("approve" if is_approved else "refuse", known, found.version, reason, who=who)
+            if not is_approved or known != found.version:
+                self._log_move(move)
+            if is_approved:
+                self.store.client.set_registered_model_alias(self.name, CHAMPION, found.version)
+            tags = {f"{APPROVAL}.who": move.who, f"{APPROVAL}.time": move.time, f"{APPROVAL}.reason": move.reason}
+            if not is_approved:
+                tags |= {"decision": "rejected", "reason": f"refused by {move.who}: {move.reason}"}
+            # the tag that says that it was decided is the last one: a killed decision is made again
+            for name, value in {**tags, APPROVAL: "approved" if is_approved else "refused"}.items():
+                self.store.client.set_model_version_tag(self.name, found.version, name, value)
+            return self._get(found.version)
 
     @translate_errors("roll back")
     def rollback(self, reason: str = "") -> tuple[str, str]:
@@ -297,6 +329,15 @@ class ModelRegistry:
             f"model {self.name!r} has no version or alias {ref!r}; "
             f"registered: {known or 'none, `florence register` makes one'}"
         )
+
+
+def _describe_approval(version: ModelVersion) -> str:
+    tags = version.tags
+    if tags.get(APPROVAL) not in ("approved", "refused"):
+        return "does not wait for approval"
+    return (
+        f"was {tags[APPROVAL]} already, by {tags.get(APPROVAL + '.who')} at {tags.get(APPROVAL + '.time', '')[:19]} UTC"
+    )
 
 
 def _model_version(found: Any, aliases: Mapping[str, tuple[str, ...]]) -> ModelVersion:

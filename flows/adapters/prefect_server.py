@@ -89,7 +89,7 @@ def prefect_api(root: Path, *, verbose: bool = False, lasting: bool = False) -> 
             note.write_text(json.dumps({"url": url, "pid": process.pid, "root": str(root.resolve())}), encoding="utf-8")
         yield url
     finally:
-        _flush_events()
+        flush_events()
         del os.environ["PREFECT_API_URL"]
         if lasting:
             note.unlink(missing_ok=True)
@@ -202,7 +202,7 @@ def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
-def _flush_events() -> None:
+def flush_events() -> None:
     """Send the run's last logs and events to the server before it is stopped."""
     if "prefect" not in sys.modules:
         return

@@ -53,7 +53,9 @@ def loop(  # long: options and help
     """
     from flows import params
     from flows.label_sets import list_label_set_lines
+    from flows.loop.approval import describe_waiting, settle_decision
     from flows.plan import describe_idle, describe_plan, is_idle, plan_loop
+    from flows.state import read_state
     from flows.tracked import open_workspace
 
     root = Path.cwd()
@@ -70,6 +72,9 @@ def loop(  # long: options and help
         if params.write_overlay(root, overlay):
             say("params.yaml is changed")
             release_settings(root)  # who names settings wants them now, also in a loop that was interrupted
+        if (state := read_state(root)) is not None and state.waiting and settle_decision(workspace) is None:
+            say(describe_waiting(state))
+            return
         if is_idle(workspace, rounds):
             for line in list_label_set_lines(workspace):
                 say(line)

@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from florence.errors import FlorenceError
+from flows.adapters.model_registry import APPROVAL
+from flows.adapters.prefect_server import configured_url, find_server, flush_events, set_prefect_environment
 from flows.cli.context import open_here, open_locked
+from flows.lock import lock_workspace
 from flows.terminal import say
 
 commands = typer.Typer()
@@ -154,6 +157,7 @@ def promote(
 ) -> None:
     """Make a registered model the champion.
 
+    Of one that waits for approval it is the approval.
     One that the promotion rule has rejected is refused, unless it is forced. `florence models log` shows who did it.
 
     \b
@@ -164,9 +168,71 @@ def promote(
     """
     if force and not reason.strip():
         raise FlorenceError("--force needs --reason TEXT: why a model that was rejected becomes the champion")
+    found = open_here()
+    if not force and (known := found.registry.find(version or "challenger")).tags.get(APPROVAL) == "waiting":
+        _decide(known.version, True, reason)
+        return
     with open_locked("florence promote") as workspace:
         now = workspace.registry.promote(version, reason, force)
     say(f"version {now.version} of {workspace.settings.tracking.model} is the champion")
+
+
+def _decide(version: str | None, is_approved: bool, reason: str) -> None:
+    """Decide about a version that waits, finish its round where it was made, and let its Prefect run go on."""
+    workspace = open_here()
+    set_prefect_environment(workspace.root)
+    if url := configured_url() or find_server(workspace.root):
+        os.environ["PREFECT_API_URL"] = url
+    from flows.loop.approval import resume_run, settle_decision
+    from flows.state import read_state
+
+    with lock_workspace(workspace.root, f"florence {'approve' if is_approved else 'refuse'}"):
+        state = read_state(workspace.root)
+        if version is None and state is not None and state.waiting:
+            version = state.waiting
+        now = workspace.registry.decide(version, is_approved, reason)
+        settled = settle_decision(workspace)
+    verb = "approved and is the champion" if is_approved else "refused; the champion stays"
+    say(f"version {now.version} of {workspace.settings.tracking.model} was {verb}")
+    is_own = state is not None and state.waiting == now.version
+    if is_own and state is not None and state.flow_run and url:
+        say(resume_run(state.flow_run, is_approved, reason))
+    elif settled is None or not settled.finished:
+        say("`florence loop` goes on with the next round")
+    if url:
+        flush_events()
+
+
+@commands.command()
+def approve(
+    version: Annotated[str | None, typer.Argument(help="Number or alias; by default the one that waits.")] = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept in the log.")] = "",
+) -> None:
+    """Make a model that waits for approval the champion.
+
+    With promotion.approval: manual every accepted model waits. A suspended run of `florence schedule` goes on.
+
+    \b
+    Examples:
+      florence approve
+      florence approve 3 --reason 'looked at the report'
+    """
+    _decide(version, True, reason)
+
+
+@commands.command()
+def refuse(
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept in the log.")],
+    version: Annotated[str | None, typer.Argument(help="Number or alias; by default the one that waits.")] = None,
+) -> None:
+    """Refuse a model that waits for approval: it counts as rejected, and its loop ends.
+
+    \b
+    Example: florence refuse --reason 'it misses bicycles'
+    """
+    if not reason.strip():
+        raise FlorenceError("--reason is empty: say why the model is refused")
+    _decide(version, False, reason)
 
 
 @commands.command()

@@ -10,7 +10,7 @@ from florence.config import Settings
 from florence.errors import FlorenceError
 from flows.adapters.environment import redact_text
 from flows.adapters.mlflow_store import MlflowStore
-from flows.adapters.model_registry import ModelRegistry, ModelVersion
+from flows.adapters.model_registry import APPROVAL, ModelRegistry, ModelVersion
 from flows.doctor.check import Check
 
 LISTED = 5
@@ -48,6 +48,10 @@ def check_mlflow(settings: Settings, root: Path) -> Iterator[Check]:
     if experiment:
         yield Check("experiment", "fail", experiment[0], experiment[1])
     yield from _check_champion(registry, leader, versions)
+    for version in versions:
+        if version.tags.get(APPROVAL) == "waiting":
+            found = f"version {version.version} waits since {version.tags.get(APPROVAL + '.since')} UTC"
+            yield Check("approval", "warn", found, "`florence approve`, or `florence refuse --reason TEXT`")
     if moved is None:
         yield from _check_versions(registry, leader, versions)
 

@@ -59,6 +59,8 @@ def describe_loop(workspace: TrackedWorkspace, state: LoopState) -> str:
     if (facts := read_facts(workspace)) is not None:
         say(summarize_rounds(facts))
     say(f"Look at   {workspace.report / 'index.html'}\nFacts     {workspace.root / 'build' / 'loop.json'}")
+    if state.waiting:
+        return f"version {state.waiting} waits for approval: florence approve"
     champion = f"champion version {state.champion}" if state.champion else "no champion"
     stopped = ", stopped by a round whose model was rejected" if state.rejected else ""
     return f"loop {state.loop_id}: {state.done} rounds, {champion}{stopped}"

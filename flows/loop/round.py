@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from florence.records import STUDENT
 from florence.report import build_report
-from florence.report.facts import LoopFacts
+from florence.report.facts import LoopFacts, ModelApproval
 from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion, list_annotators
 from florence.workspace.audit import audit_round
@@ -21,11 +21,13 @@ from florence.workspace.fuse import fuse_round
 from florence.workspace.layout import ANCHOR
 from florence.workspace.publish import name_trial, publish_snapshot
 from flows.adapters.quality import validate_staging
+from flows.events import Kind, send_event
 from flows.facts import read_facts, write_facts
+from flows.loop.approval import find_since, keep_round, start_waiting, tags_of_waiting
 from flows.loop.messages import create_artifacts, say_weighing
 from flows.loop.steps import run_annotation, run_step
-from flows.loop.students import ACCEPTED, remove_other_students, save_student
-from flows.models import SCORES, lineage_tags
+from flows.loop.students import ACCEPTED, remove_other_students
+from flows.models import lineage_tags
 from flows.plan import hash_images, hash_settings, human_version
 from flows.promote import promote
 from flows.record import name_record, record_round
@@ -70,11 +72,14 @@ class LoopRound:
         is_accepted = decision["accepted"]
         if self.has_pushed:
             self.time_step("push", workspace.snapshots.push)  # the model and its scores
+        is_waiting = is_accepted and workspace.settings.promotion.approval == "manual"
         labels = None if is_accepted else self.time_step("compare labels", self.judge_labels)
         message = f"Round {number}: snapshot {snapshot['id']}"
         record = self.time_step("record", lambda: record_round(workspace, message))
         tags = lineage_tags(workspace, decision, **loop_id, **record.tags, parent=state.champion)
-        version = self.time_flow("register", lambda: promote(root, self.run_id, tags, is_accepted))
+        tags |= tags_of_waiting() if is_waiting else {}
+        is_promoted = is_accepted and not is_waiting
+        version = self.time_flow("register", lambda: promote(root, self.run_id, tags, is_promoted))
         self.time_step("name record", lambda: name_record(workspace, record, self.run_id, version))
         say(f"the model of round {number} is {'accepted' if is_accepted else 'rejected'}: {decision['reason']}")
         if labels is not None:
@@ -83,8 +88,16 @@ class LoopRound:
         hashes |= {"run_id": self.run_id, "model_version": version}
         if labels is not None:
             hashes |= {"labels_kept": labels.kept, "labels_reason": labels.reason}
+        if is_waiting:
+            hashes |= {"approval": ModelApproval("waiting", find_since(workspace, version))}
         facts = self.gather_facts(annotators, hashes)
         self.time_step("report", lambda: self.report(facts))
+        kind: Kind = "waiting" if is_waiting else "promoted" if is_accepted else "rejected"
+        send_event(workspace, kind, state.loop_id, version, decision["reason"], facts.rounds[-1])
+        if is_waiting:
+            workspace.tracker.finish(self.run_id)
+            self.state = start_waiting(workspace, self.state, version, self.reviews)
+            return self.state
         return self.finish(decision, version, labels)
 
     # ------------------------------------------------------------ stages
@@ -218,13 +231,11 @@ class LoopRound:
             seconds={},
         )
         if decision["accepted"] or (labels is not None and labels.kept):
-            workspace.snapshots.keep(workspace.root / ACCEPTED / f"round={number}")
+            if not decision["accepted"]:
+                workspace.snapshots.keep(workspace.root / ACCEPTED / f"round={number}")
             state = dataclasses.replace(state, accepted=number)
         if decision["accepted"]:
-            student = save_student(workspace.root, number)
-            scores = student.parent / f"scores-round={number}.parquet"
-            Store(str(student.parent)).write_bytes(scores.name, (workspace.root / SCORES).read_bytes())
-            known: dict[str, Any] = {"student": str(student), "scores": str(scores), "champion": version, "attempt": 1}
+            known: dict[str, Any] = {**keep_round(workspace, number), "champion": version, "attempt": 1}
             state = dataclasses.replace(state, **known, finished=state.done >= state.wanted)
         else:
             reason = decision["reason"]

@@ -142,6 +142,8 @@ def _take_model_of_snapshot(workspace: TrackedWorkspace, state: LoopState, round
     model, scores = workspace.root / "model", workspace.root / SCORES
     if not (model / "config.json").exists() or not scores.exists():
         return state
+    if workspace.settings.promotion.approval == "manual":
+        return state  # the rule's decision does not say whether a person approved
     decided = (workspace.root / "metrics" / "decision.json").exists()
     if decided and not read_decision(workspace)["accepted"]:
         baseline = "baseline/scores.parquet"
