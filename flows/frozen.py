@@ -51,12 +51,12 @@ def freeze_settings(root: Path, is_resumed: bool, say: Callable[[str], None]) ->
         read_settings(root / NAME)
         Store(str(frozen.parent)).write_bytes(NAME, (root / NAME).read_bytes())
         frozen.chmod(0o600)
-    told = {frozen.read_bytes()}
+    announced = {frozen.read_bytes()}
 
     def tell() -> None:
         now = (root / NAME).read_bytes() if (root / NAME).is_file() else b""
-        if now not in told:
-            told.add(now)
+        if now not in announced:
+            announced.add(now)
             say("params.yaml was edited: this loop keeps the settings that it began with, the next one takes the edit")
 
     os.environ[SETTINGS] = str(frozen)
