@@ -1,8 +1,8 @@
 """People's labels of gold and held-out images, reviewer by reviewer, and the one reference that is made of them.
 
-A review is what one reviewer labelled of one image. Reviews never become claims: they are ``people/<import>/`` of a
-store, claims in ``claims.parquet`` (schema `ANNOTATIONS`, the annotator is the reviewer) and what was looked at in
-``reviews.parquet`` (schema `REVIEWS`), which is written last. The reference of an image and annotation type is
+A review is what one reviewer labelled of one image. Reviews never become claims: a store has what was labelled in
+``review_claims/<import>.parquet`` (schema `ANNOTATIONS`, the annotator is the reviewer) and what was looked at in
+``reviews/<import>.parquet`` (schema `REVIEWS`), which is written last. The reference of an image and annotation type is
 
     the adjudicated label                          where there is one; else, of n reviewers who looked for the type,
     n = 1    theirs
@@ -37,7 +37,8 @@ from florence.records import (
 )
 from florence.store import Store
 
-FOLDER = "people"
+FOLDERS = ("review_claims", "reviews")
+"""Folders of a store, in the order in which an import writes them."""
 REFERENCE = "references/human.parquet"
 """The table of a snapshot with the labels that reviews give; a row without a text: nothing of its type is there."""
 SAME_PLACE = 0.5
@@ -100,7 +101,7 @@ def name_reviewer(names: Sequence[str], *, given: bool = False) -> str:
 
 def list_imports(store: Store) -> list[str]:
     """Return the imports of reviews that are whole, the first one first."""
-    return sorted(name.split("/")[1] for name in store.names(FOLDER, "/reviews.parquet"))
+    return store.stems("reviews")
 
 
 def find_people_version(store: Store) -> str:
@@ -121,7 +122,7 @@ def write_reviews(store: Store, version: str, reviews: Iterable[Review]) -> None
             _name_version(version, one),
         )
     ]
-    store.write_table(f"{FOLDER}/{version}/claims.parquet", annotations_table(claims))
+    store.write_table(f"review_claims/{version}.parquet", annotations_table(claims))
     rows = [
         {
             "image_id": one.image_id,
@@ -134,7 +135,7 @@ def write_reviews(store: Store, version: str, reviews: Iterable[Review]) -> None
         }
         for one in found
     ]
-    store.write_table(f"{FOLDER}/{version}/reviews.parquet", pa.Table.from_pylist(rows, schema=REVIEWS))
+    store.write_table(f"reviews/{version}.parquet", pa.Table.from_pylist(rows, schema=REVIEWS))
 
 
 def _name_version(version: str, review: Review) -> str:
@@ -146,10 +147,10 @@ def read_reviews(store: Store) -> list[Review]:
     last: dict[tuple[str, str], list[Review]] = {}
     for version in list_imports(store):
         claims: dict[tuple[str, str, str], list[Annotation]] = {}
-        for row in table_annotations(store.read_table(f"{FOLDER}/{version}/claims.parquet", ANNOTATIONS.names)):
+        for row in table_annotations(store.read_table(f"review_claims/{version}.parquet", ANNOTATIONS.names)):
             claims.setdefault((row.image_id, row.annotator, row.version), []).append(row)
         new: dict[tuple[str, str], list[Review]] = {}
-        for row in store.read_table(f"{FOLDER}/{version}/reviews.parquet").to_pylist():
+        for row in store.read_table(f"reviews/{version}.parquet").to_pylist():
             image_id, reviewer, adjudicated = row["image_id"], row["annotator"], row["adjudicated"]
             rows = tuple(claims.get((image_id, reviewer, row["version"]), ()))
             one = Review(image_id, reviewer, tuple(row["types"]), rows, row["repeat"], adjudicated, row["blind"])

@@ -183,8 +183,8 @@ def describe_blind_export(found: BlindExport, split: str) -> str:
     text += f"; {found.calibrate} of them with a known label; {found.repeated} come twice"
     if found.images < FEW:
         text += (
-            f"\nFewer than {FEW} images tell little apart. Splits are drawn when images are collected: set split.{split} "
-            "higher before you collect more images, or start with an empty working store"
+            f"\nFewer than {FEW} images tell little apart. Splits are drawn when images are collected: set "
+            f"split.{split} higher before you collect more images, or start with an empty working store"
         )
     return text
 

@@ -65,8 +65,8 @@ def export_review(
     They are those training images of the snapshot's last round whose labels hold the most errors by their confidences,
     unlike each other: `florence.review.ranking`. Objects and captions are shown: the kept ones as one prediction, with
     those of low confidence that may be right as another. Each region, a table beside the image and ``doubts.jsonl``
-    tell who claims what. Reviewed images are left out. Raises what `florence.export.export` raises, and DataError where no image
-    is left.
+    tell who claims what. Reviewed images are left out. Raises what `florence.export.export` raises, and DataError where
+    no image is left.
     """
     data, store = workspace.data, workspace.store
     number = choose_export_round(data, None)

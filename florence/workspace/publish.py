@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from florence import image_files
 from florence.engine.statistics import compute_statistics
 from florence.errors import DataError
-from florence.people import FOLDER, REFERENCE
+from florence.people import FOLDERS, REFERENCE
 from florence.progress import Progress, show_nothing
 from florence.records import digest
 from florence.rounds import delete_older_names, find_labels, list_labels, name_labels
@@ -53,7 +53,7 @@ def restore_store(workspace: Workspace) -> int:
             store.write_table(ANCHOR, scores)
             copied += 1
             break
-    for folder in ("annotators", "claims", "coverage", "truth", "people", "labels", "images"):
+    for folder in ("annotators", "claims", "coverage", "truth", *FOLDERS, "labels", "images"):
         for name in data.names(folder):
             store.copy_in(data, name)
             copied += 1
@@ -156,7 +156,7 @@ def _copy_claims(
     folders = [
         "images",
         "truth",
-        FOLDER,
+        *FOLDERS,
         *(f"{name}/{one.key}" for one in annotators for name in ("claims", "coverage")),
     ]
     names = [name for folder in folders for name in store.names(folder, ".parquet")]
@@ -166,7 +166,7 @@ def _copy_claims(
         if ids is not None and not left_out.isdisjoint(ids.to_pylist()):
             data.write_table(name, _leave_out(store.read_table(name), left_out))
         else:
-            data.copy_in(store, name, grows=not name.startswith(("images/", "truth/", f"{FOLDER}/")))
+            data.copy_in(store, name, grows=not name.startswith(("images/", "truth/", "review")))
         progress("publish", done, len(names))
 
 

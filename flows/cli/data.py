@@ -119,9 +119,9 @@ def review_export(
     p counts 1 − p, a label that was dropped for low confidence counts p. An image counts less if it looks like one
     before it, or if the same names are in doubt. Images that were reviewed before are left out.
 
-    Their project holds the labels as a start and the pictures as files. A click on a region shows who claims what there;
-    a table below the image lists its doubtful labels, and so does doubts.jsonl, for other programs. README.md says how
-    to go on.
+    Their project holds the labels as a start and the pictures as files. A click on a region shows who claims what
+    there; a table below the image lists its doubtful labels, and so does doubts.jsonl, for other programs. README.md
+    says how to go on.
 
     \b
     Examples:
