@@ -73,23 +73,17 @@ def export_review(
     labels = data.read_table(find_labels(data, number))
     reviewed = set(list_reviewed_images(store, find_human_annotator(store)))
     records = read_images(data)
-    others = records.filter(pc.not_equal(records["split"], "train"))["image_id"].to_pylist()
-    whole = rank_images(labels, records, images, leave_out=sorted(reviewed.union(others)))
+    whole = rank_images(labels, records, images, leave_out=sorted(reviewed.union(_list_blind(records))))
     if not len(whole):
         raise DataError(
-            f"{data.uri}: round {number} has no other labels of training images to review"
+            f"{data.uri}: round {number} has no other labels to review"
             + (f" beside those of the {len(reviewed)} images that are reviewed" if reviewed else "")
         )
     shown = _select_shown_labels(labels, whole.image_ids)
     doubts = collect_doubts(workspace, shown)
     types = {row.task for rows in shown.values() for row in rows if row.kept}
-    plan = ExportPlan(
-        _choose_names(labels, shown, doubts),
-        (OBJECTS, *(task for task in CAPTIONS if task in types)),
-        SPLITS,
-        False,
-        True,
-    )
+    asked = (OBJECTS, *(task for task in CAPTIONS if task in types))
+    plan = ExportPlan(_choose_names(labels, shown, doubts), asked, SPLITS, False, True)
     with replace_folder(out, force) as folder:
         chosen = read_records(data, whole.image_ids)
         LabelStudioFormat().write_tasks(
@@ -109,6 +103,11 @@ def export_review(
         len(reviewed),
         tuple(_explain_first(chosen, whole, doubts)),
     )
+
+
+def _list_blind(images: pa.Table) -> list[str]:
+    """Return the ids of gold and held-out images, whose labels nobody is shown."""
+    return images.filter(pc.not_equal(images["split"], "train"))["image_id"].to_pylist()
 
 
 def _select_shown_labels(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation]]:

@@ -12,7 +12,7 @@ from florence.config import EngineSettings
 from florence.coverage import COVERAGE
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.errors import DataError
-from florence.formats import OBJECTS
+from florence.formats import OBJECTS, LabelSet
 from florence.formats.accounting import count_problems, describe_error
 from florence.formats.labelstudio import LabelStudioFormat
 from florence.formats.matching import ReadResult, read_label_set
@@ -82,9 +82,8 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     images.
     """
     settings, store, data = workspace.settings, workspace.store, workspace.data
-    form = LabelStudioFormat()
-    files = form.files(file)
-    labels = form.open(files)
+    files = LabelStudioFormat().files(file)
+    labels = LabelStudioFormat().open(files)
     mark = files.digest()[:12]
     before = find_human_annotator(store)
     records = {record.image_id: record for record, _ in table_images(read_images(store))}
@@ -102,15 +101,9 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
         store_blind(store, mark, reviews)
     losses = count_problems([*map(describe_error, found.errors.values()), *found.problems, *blind.problems])
     if not found.claims:
-        version, is_new = before.version if before else "", known[1] is None
-        return ReviewImport(version, 0, 0, 0, total, found.unmatched, losses, is_new, blind=blind)
-    shown = {
-        entry.image_id: number
-        for entry in labels.entries
-        if entry.image_id is not None and isinstance(number := entry.raw[1].get("round"), int)
-    }
-    whole = {i for i, read in found.claims.items() if all(problem.unit != "label" for problem in read.problems)}
-    shown = {image_id: number for image_id, number in shown.items() if image_id in whole}
+        version = before.version if before else ""
+        return ReviewImport(version, 0, 0, 0, total, found.unmatched, losses, known[1] is None, blind=blind)
+    shown = _find_shown_rounds(labels, found)
     complete = _are_complete(store, before, found.claims, shown)
     claims = {image_id: _remove_scores(found_claims.claims) for image_id, found_claims in found.claims.items()}
     removed = _find_removed_labels(settings.engine, store, data, claims, shown)
@@ -124,6 +117,16 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     return ReviewImport(
         version, len(rows), count, rejected, total, found.unmatched, losses, complete=complete, blind=blind
     )
+
+
+def _find_shown_rounds(labels: LabelSet, found: ReadResult) -> dict[str, int]:
+    """Return image id → the round whose labels its reviewer saw, of images all of whose labels could be read."""
+    whole = {i for i, read in found.claims.items() if all(problem.unit != "label" for problem in read.problems)}
+    return {
+        entry.image_id: number
+        for entry in labels.entries
+        if entry.image_id in whole and isinstance(number := entry.raw[1].get("round"), int)
+    }
 
 
 def _leave_out_blind(found: ReadResult, records: Mapping[str, ImageRecord]) -> ReadResult:

@@ -91,7 +91,7 @@ def report() -> None:
 
 
 @review.command("export")
-def review_export(
+def review_export(  # long: options and help
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet, or is empty.")],
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
     split: Annotated[
