@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from florence.image_files import NAME as FILES
+from florence.people import find_people_version
 from florence.progress import Progress, show_nothing
 from florence.records import HUMAN, IMAGES, RECORD_COLUMNS, ImageRecord, digest, table_images
 from florence.rounds import next_round
@@ -99,9 +100,9 @@ def hash_images(workspace: Workspace) -> str:
 
 
 def human_version(store: Store) -> str:
-    """Return the version of people's reviews, empty where there are none."""
-    human = find_human_annotator(store)
-    return human.version if human is not None else ""
+    """Return the version of people's claims and reviews, empty where there are none."""
+    human, people = find_human_annotator(store), find_people_version(store)
+    return "+".join(part for part in (human.version if human is not None else "", people) if part)
 
 
 def hash_settings(workspace: Workspace) -> dict[str, str]:
@@ -141,7 +142,7 @@ def find_last_state(workspace: Workspace) -> LoopState | None:
     known: dict[str, Any] = {
         "images": hash_images(workspace),
         "settings": hash_settings(workspace),
-        "reviews": published.get(HUMAN, ""),
+        "reviews": "+".join(part for part in (published.get(HUMAN, ""), find_people_version(data)) if part),
     }
     return LoopState("", 0, last + 1, last + 1, accepted=last, finished=True, **known)
 

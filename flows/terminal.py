@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,13 @@ from flows.adapters.environment import redact_text
 
 if TYPE_CHECKING:
     from florence.export import ExportResult
-    from florence.review import ReviewExport, ReviewImport
+    from florence.report.facts import ReviewerFacts
+    from florence.review import BlindExport, ReviewExport, ReviewImport
 
 EVERY = 15.0
 """Seconds between two lines about one stage where stderr is no terminal."""
+FEW = 20
+"""Images of a split below which a reader is told how to have more."""
 LISTED = 10
 """Items that are listed one by one; further ones are only counted."""
 
@@ -173,19 +177,73 @@ def describe_review_export(found: ReviewExport) -> str:
     return "\n".join([*lines, *(f"  {line}" for line in found.first)])
 
 
+def describe_blind_export(found: BlindExport, split: str) -> str:
+    """Return a line about a project to be labelled blind."""
+    text = f"{found.images} of {found.available} images of the split {split}, without labels; {found.names} names"
+    text += f"; {found.calibrate} of them with a known label; {found.repeated} come twice"
+    if found.images < FEW:
+        text += (
+            f"\nFewer than {FEW} images tell little apart. Splits are drawn when images are collected: set "
+            f"split.{split} higher before you collect more images, or start with an empty working store"
+        )
+    return text
+
+
 def describe_review(found: ReviewImport) -> str:
     """Return lines about an import of reviews."""
     if not found.new:
-        return (
-            f"nothing new: this file has been imported before, as human@{found.version}; "
-            f"{found.total} images are reviewed"
+        version = f", as human@{found.version}" if found.version else ""
+        return f"nothing new: this file has been imported before{version}; {found.total} images are reviewed"
+    lines = list(_describe_blind(found))
+    if found.images or not lines:
+        lines.append(
+            f"{found.images} images reviewed, {found.claims} claims, {found.rejected} of them that something is not "
+            f"there; {found.total} images in all (human@{found.version})"
         )
-    lines = [
-        f"{found.images} images reviewed, {found.claims} claims, {found.rejected} of them that something is not there; "
-        f"{found.total} images in all (human@{found.version})"
-    ]
     lines += [f"  not here: {text}" for text in found.unknown[:LISTED]]
     if len(found.unknown) > LISTED:
         lines.append(f"  not here: {len(found.unknown) - LISTED} more")
     lines += [f"  {line}" for line in found.describe_losses()]
     return "\n".join([*lines, "They count from the next round on: florence loop"])
+
+
+def _describe_blind(found: ReviewImport) -> Iterator[str]:
+    """Yield lines about gold and held-out images of an import."""
+    blind = found.blind
+    if not blind.images:
+        return
+    yield (
+        f"{blind.images} gold and held-out images with {blind.reviews} reviews by {len(blind.reviewers)} reviewers "
+        f"({', '.join(blind.reviewers[:LISTED])}): the reference there, no claims"
+    )
+    if blind.adjudicated:
+        yield f"  {blind.adjudicated} of the images are decided"
+    if blind.corrected:
+        yield f"  {blind.corrected} of the images were not labelled blind: `florence review export --split gold`"
+
+
+def describe_reviewers(reviewers: Sequence[ReviewerFacts]) -> str:
+    """Return a line about each reviewer."""
+    if not reviewers:
+        return "nobody has labelled gold or held-out images: florence review export --split gold --out DIR"
+    lines = []
+    for one in reviewers:
+        parts = [f"{one.reviewer}: {one.images} images"]
+        if one.quality is not None:
+            parts.append(
+                f"F1 {one.quality:.3f} ({one.low:.3f} to {one.high:.3f}, {one.n} images) against {one.against}"
+            )
+        parts += [
+            f"{name} {value:.3f}"
+            for name, value in (
+                ("F1 with each other reviewer", one.agreement),
+                ("alpha", one.alpha),
+                (f"with themselves on {one.repeats} repeated images", one.repeated),
+            )
+            if value is not None
+        ]
+        marks = [word for word, is_so in (("DOUBTFUL", one.doubtful), ("left out", one.excluded)) if is_so]
+        lines.append(", ".join([*parts, *marks]))
+    if doubtful := [one.reviewer for one in reviewers if one.doubtful and not one.excluded]:
+        lines.append(f"worse than the others: {', '.join(doubtful)}; review.exclude in params.yaml leaves them out")
+    return "\n".join(lines)

@@ -74,7 +74,8 @@ def test_the_images_with_the_most_wrong_labels_are_asked_about(parts: ReviewWork
     result = export_review(workspace_of(settings, store, data), folder / "out", 5)
     tasks = json.loads((folder / "out/tasks.json").read_text())
     wrong: dict[str, float] = {}
-    for row in read_labels(data):
+    train = {image_id for image_id, record in read_records(data).items() if record.split == "train"}
+    for row in (row for row in read_labels(data) if row.image_id in train):
         if row.confidence is not None and row.reason in ("", "low_confidence") and row.task in ("<OD>", *CAPTIONS):
             wrong[row.image_id] = wrong.get(row.image_id, 0.0) + (1 - row.confidence if row.kept else row.confidence)
     chosen = [task["data"]["image_id"] for task in tasks]
@@ -443,7 +444,7 @@ def test_a_label_that_cannot_be_read_is_not_one_that_was_removed(parts: ReviewWo
 
 def test_a_project_of_somebody_else_s_takes_nothing_away(parts: ReviewWorkspace):
     settings, store, data, folder = parts
-    record = next(iter(read_records(data).values()))
+    record = next(record for record in read_records(data).values() if record.split == "train")
     value = {"x": 1.0, "y": 1.0, "width": 5.0, "height": 5.0, "rotation": 0, "rectanglelabels": ["knob"]}
     result = {
         "id": "1",
@@ -468,7 +469,7 @@ def test_a_project_of_somebody_else_s_takes_nothing_away(parts: ReviewWorkspace)
         if row.image_id == record.image_id and row.kept and row.task == "<OD>"
     ]
     old = [row for row in read_labels(data) if row.image_id == record.image_id and row.kept and row.task == "<OD>"]
-    assert {row.text for row in kept} == {row.text for row in old} | {"knob"}
+    assert {row.text for row in kept} >= {row.text for row in old} | {"knob"}
 
 
 def test_people_s_claims_are_complete_if_all_of_them_saw_the_labels_and_could_add(parts: ReviewWorkspace):

@@ -4,7 +4,7 @@ Each setting has its default and its meaning here, once; docs/settings.md is mad
 """
 
 from florence.config.base import PluginSettings, Section
-from florence.config.data import AnnotatorSettings, CollectSettings, SourceSettings, SplitSettings
+from florence.config.data import AnnotatorSettings, CollectSettings, ReviewSettings, SourceSettings, SplitSettings
 from florence.config.document import settings_markdown
 from florence.config.engine import BLACKLIST, PRONOUNS, EngineSettings, StudentSettings, ValidationSettings
 from florence.config.flow import FlowSettings, SnapshotSettings, TrackingSettings
@@ -33,6 +33,7 @@ __all__ = [
     "PluginSettings",
     "PromotionSettings",
     "ResolutionSettings",
+    "ReviewSettings",
     "Section",
     "Settings",
     "SnapshotSettings",

@@ -76,6 +76,19 @@ class SplitSettings(Section):
     salt: str = Field("florence", description="another salt draws other images")
 
 
+class ReviewSettings(Section):
+    """Whose labels are the reference of gold and held-out images."""
+
+    exclude: tuple[str, ...] = Field((), description="reviewers whose labels are left out of the reference")
+    names: Literal["pseudonym", "given"] = Field(
+        "pseudonym",
+        description=(
+            "what reviewers are called in snapshots: by their number in Label Studio, or by the name or e-mail address "
+            "in its file, where there is one"
+        ),
+    )
+
+
 class CollectSettings(Section):
     """Which images are accepted."""
 

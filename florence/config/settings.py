@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from florence.config.base import Section
-from florence.config.data import AnnotatorSettings, CollectSettings, SourceSettings, SplitSettings
+from florence.config.data import AnnotatorSettings, CollectSettings, ReviewSettings, SourceSettings, SplitSettings
 from florence.config.engine import EngineSettings, ValidationSettings
 from florence.config.flow import FlowSettings, SnapshotSettings, TrackingSettings
 from florence.config.training import EvaluateSettings, ModelSettings, PromotionSettings, TrainSettings
@@ -31,6 +31,7 @@ class Settings(Section):
     annotators: dict[str, AnnotatorSettings]
     split: SplitSettings = SplitSettings()
     collect: CollectSettings = CollectSettings()
+    review: ReviewSettings = ReviewSettings()
     engine: EngineSettings = EngineSettings()
     validation: ValidationSettings = ValidationSettings()
     model: ModelSettings = ModelSettings()

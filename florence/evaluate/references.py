@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from florence.people import REFERENCE
 from florence.records import ANNOTATION_TYPES, HUMAN, Annotation, digest, table_annotations
 from florence.rounds import list_labels
 from florence.store import Store
@@ -41,18 +42,26 @@ class References:
 def find_held_out_references(data: Store, images: Collection[str]) -> References:
     """Return the references that models are scored against on ``images`` (ids).
 
-    Truth where the image's source knows the annotation type; else people's labels; else the kept labels of the first
-    round in which the image has any label, so that a model cannot move its own reference.
+    Truth where the image's source knows the annotation type; else the reference of people's reviews; else their claims;
+    else the kept labels of the first round in which the image has any label, so that a model cannot move its own
+    reference.
     """
-    return References(_merge(_read_truth(data, images), _read_human(data, images), _read_consensus(data, images)))
+    people = _merge(_read_reviews(data, images), _read_human(data, images))
+    return References(_merge(_read_truth(data, images), people, _read_consensus(data, images)))
 
 
 def find_gold_references(data: Store, images: Collection[str]) -> References:
-    """Return the references that labels are measured against on ``images`` (ids): those in truth/.
+    """Return the references that labels are measured against on ``images`` (ids): truth, else people's reviews.
 
-    No annotator and no engine has seen them. People's claims are part of the consensus and so no reference for it.
+    No annotator and no engine has seen them: on gold images people's labels are no part of the consensus
+    (`florence.people`).
     """
-    return References(_merge(_read_truth(data, images), {}, {}))
+    return References(_merge(_read_truth(data, images), _read_reviews(data, images)))
+
+
+def read_truth_of_type(data: Store, images: Collection[str], annotation_type: str) -> dict[str, tuple[Annotation, ...]]:
+    """Return image id → the truth of ``annotation_type``, for those of ``images`` whose truth is known."""
+    return References(_read_truth(data, images)).select(annotation_type, "truth")
 
 
 def order_by_hash(ids: Iterable[str], *key: object) -> list[str]:
@@ -108,6 +117,12 @@ def _read_truth(data: Store, images: Collection[str]) -> ReferenceRows:
 
 def _source(name: str) -> str:
     return name.rsplit("/", 1)[-1].rsplit("-", 1)[0]
+
+
+def _read_reviews(data: Store, images: Collection[str]) -> ReferenceRows:
+    if not images or not data.exists(REFERENCE):
+        return {}
+    return _select_latest([row for _, rows in _read(data, [REFERENCE], images) for row in rows])
 
 
 def _read_human(data: Store, images: Collection[str]) -> ReferenceRows:

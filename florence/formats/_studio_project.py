@@ -104,8 +104,11 @@ def _percent_box(region: Region, record: ImageRecord) -> dict[str, float]:
 
 
 def write_project(folder: Path, tasks: Iterable[StudioTask], plan: ExportPlan, more: Mapping[str, Any]) -> None:
-    """Write tasks.json, config.xml and README.md below ``folder``. ``more``: further data of each task."""
-    has_doubts = False
+    """Write tasks.json, config.xml and README.md below ``folder``. ``more``: further data of each task.
+
+    Where no task has a prediction, README.md says how each reviewer labels alone.
+    """
+    has_doubts = has_predictions = False
     with (folder / "tasks.json").open("w", encoding="utf-8") as file:
         file.write("[")
         for k, made in enumerate(tasks):
@@ -118,6 +121,7 @@ def write_project(folder: Path, tasks: Iterable[StudioTask], plan: ExportPlan, m
                 **more,
                 **({} if made.doubts is None else {DOUBTS: dict(made.doubts)}),
             }
+            has_predictions = has_predictions or bool(made.predictions)
             predictions = [
                 {"model_version": name, "result": build_results(rows, record, made.notes)}
                 for name, rows in made.predictions.items()
@@ -126,7 +130,9 @@ def write_project(folder: Path, tasks: Iterable[StudioTask], plan: ExportPlan, m
             file.write((",\n" if k else "\n") + json.dumps(task, ensure_ascii=False, allow_nan=False))
         file.write("\n]\n")
     (folder / "config.xml").write_text(build_config(plan, doubts=has_doubts), encoding="utf-8")
-    (folder / "README.md").write_text(README, encoding="utf-8")
+    first, last = README.split("3. Import", 1)[0], "5. Export" + README.split("5. Export", 1)[1]
+    readme = README if has_predictions else first + BLIND_STEPS + last
+    (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
 def build_config(plan: ExportPlan, *, doubts: bool = False) -> str:
@@ -163,6 +169,11 @@ def build_config(plan: ExportPlan, *, doubts: bool = False) -> str:
     return "\n".join([*lines, "</View>", ""])
 
 
+BLIND_STEPS = """3. Import tasks.json. It has no predictions: each reviewer labels the pictures on their own.
+   Under Settings, Quality, let each task have as many annotations as there are reviewers.
+4. Draw a box around every object that the list names, or write what is asked for, and submit each task. An empty task,
+   submitted, says that nothing is in the image. A picture may come twice.
+"""
 README = """# A Label Studio project
 
 Label Studio serves the images from this folder:

@@ -28,7 +28,7 @@ from florence.records import ImageRecord
 
 FLAT_KEYS = frozenset({"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement"})
 """Keys of JSON-MIN that are neither data of the task nor results of a control."""
-OWN_KEYS = frozenset({"image_id", "source", "name", "round", DOUBTS})
+OWN_KEYS = frozenset({"image_id", "source", "name", "round", "blind", "adjudicate", DOUBTS})
 """Keys of the data of tasks that Florence wrote, which its image's id tells."""
 
 
@@ -57,7 +57,10 @@ Found = dict[str, tuple[dict[str, Any], list[StudioAnnotation]]]
 
 
 class StudioSet(LabelSet):
-    """The tasks of one or more files. An entry's ``raw``: annotation, data of the task, problems."""
+    """The tasks of one or more files. An entry's ``raw``: annotation, data of the task, problems.
+
+    ``annotations``: an entry's names → everybody's annotations of its image, without those that were skipped.
+    """
 
     def __init__(self, files: Files, options: Any) -> None:
         self.control_types = {**TEXTS, **options.kinds}
@@ -82,7 +85,9 @@ class StudioSet(LabelSet):
         if len(errors) == len(files.names):
             raise errors[0]
         entries = []
+        self.annotations: dict[tuple[str, ...], tuple[StudioAnnotation, ...]] = {}
         for address, (data, made) in found.items():
+            self.annotations[address_names(address)] = tuple(one for one in made if not one.cancelled)
             if (chosen := _choose_annotation(address, made, options.annotator, problems)) is not None:
                 annotation, lost = chosen
                 image_id = data.get("image_id")

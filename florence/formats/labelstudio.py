@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from florence.config import Section
-from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, LabelledImage, LabelSet
+from florence.formats import FORMATS, OBJECTS, ExportPlan, Format, LabelledImage
 from florence.formats._checks import explain_bad_box
 from florence.formats._files import Files, list_json
 from florence.formats._studio_project import StudioTask, write_project
@@ -56,7 +56,7 @@ class LabelStudioFormat(Format):
         """Return one file, or every .json of a folder."""
         return list_json(uri)
 
-    def open(self, files: Files) -> LabelSet:
+    def open(self, files: Files) -> StudioSet:
         """See `Format.open`."""
         return StudioSet(files, self.options)
 

@@ -24,6 +24,7 @@ def build_context(facts: RoundFacts) -> dict[str, Any]:
         "by_people": any(c.reference == "human" for c in facts.label_confidence),
         "weighing": join_sentences((one.task, one.sentence) for one in facts.weighing),
         "alpha": tabulate_alpha(facts),
+        "reviewers": tabulate_reviewers(facts),
         "without_detector": ", ".join(facts.without_detector),
         "detector_example": DETECTOR_EXAMPLE,
     }
@@ -92,3 +93,28 @@ def tabulate_alpha(facts: RoundFacts) -> Table | None:
         for a in [*whole, *pairs]
     )
     return Table(make_head("Annotators", ">Alpha", ">Clusters"), rows) if rows else None
+
+
+def tabulate_reviewers(facts: RoundFacts) -> Table | None:
+    """Return the reviewers of gold and held-out images, the best first."""
+    rows = []
+    for one in facts.reviewers:
+        marks = [word for word, is_so in (("doubtful", one.doubtful), ("left out", one.excluded)) if is_so]
+        interval = "" if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}"
+        rows.append(
+            (
+                Cell(one.reviewer, ", ".join(marks)),
+                number_cell(format_count(one.images)),
+                number_cell(_format_share(one.quality), interval, style="down" if one.doubtful else ""),
+                Cell(one.against),
+                number_cell(_format_share(one.agreement)),
+                number_cell(_format_share(one.alpha)),
+                number_cell(_format_share(one.repeated)),
+            )
+        )
+    head = make_head("Reviewer", ">Images", ">F1", "Against", ">F1 with each other", ">Alpha", ">With themselves")
+    return Table(head, tuple(rows)) if rows else None
+
+
+def _format_share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

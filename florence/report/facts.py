@@ -284,6 +284,31 @@ class AgreementAlpha:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewerFacts:
+    """A reviewer of ``images`` gold and held-out images.
+
+    ``quality``: F1 of objects with its interval, over ``n`` images, against ``against``; None without any such image.
+    ``agreement``: F1 with other reviewers; ``alpha``: Krippendorff's, with them; ``repeated``: F1 with themselves on
+    ``repeats`` images shown twice. ``doubtful``: worse than the others; ``excluded``: left out of the reference.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    reviewer: str
+    images: int
+    against: str
+    quality: float | None
+    low: float | None
+    high: float | None
+    n: int
+    agreement: float | None = None
+    alpha: float | None = None
+    repeated: float | None = None
+    repeats: int = 0
+    doubtful: bool = False
+    excluded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationBin:
     """``n`` labels: their mean ``confidence``, and the share that is ``right`` with its 95% interval."""
 
@@ -375,6 +400,7 @@ class RoundFacts:
     weighing: tuple[EvidenceWeighing, ...] = ()
     without_detector: tuple[str, ...] = ()
     alpha: tuple[AgreementAlpha, ...] = ()
+    reviewers: tuple[ReviewerFacts, ...] = ()
     label_confidence: tuple[LabelConfidence, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 

@@ -62,17 +62,18 @@ def export_review(
 ) -> ReviewExport:
     """Write the ``images`` images that people should see first as a Label Studio project.
 
-    They are those of the snapshot's last round whose labels hold the most errors by their confidences, unlike each
-    other: `florence.review.ranking`. Objects and captions are shown: the kept ones as one prediction, with those of
-    low confidence that may be right as another. Each region, a table beside the image and ``doubts.jsonl`` tell who
-    claims what. Reviewed images are left out. Raises what `florence.export.export` raises, and DataError where no image
-    is left.
+    They are those training images of the snapshot's last round whose labels hold the most errors by their confidences,
+    unlike each other: `florence.review.ranking`. Objects and captions are shown: the kept ones as one prediction, with
+    those of low confidence that may be right as another. Each region, a table beside the image and ``doubts.jsonl``
+    tell who claims what. Reviewed images are left out. Raises what `florence.export.export` raises, and DataError where
+    no image is left.
     """
     data, store = workspace.data, workspace.store
     number = choose_export_round(data, None)
     labels = data.read_table(find_labels(data, number))
     reviewed = set(list_reviewed_images(store, find_human_annotator(store)))
-    whole = rank_images(labels, read_images(data), images, leave_out=sorted(reviewed))
+    records = read_images(data)
+    whole = rank_images(labels, records, images, leave_out=sorted(reviewed.union(_list_blind(records))))
     if not len(whole):
         raise DataError(
             f"{data.uri}: round {number} has no other labels to review"
@@ -81,19 +82,14 @@ def export_review(
     shown = _select_shown_labels(labels, whole.image_ids)
     doubts = collect_doubts(workspace, shown)
     types = {row.task for rows in shown.values() for row in rows if row.kept}
-    plan = ExportPlan(
-        _choose_names(labels, shown, doubts),
-        (OBJECTS, *(task for task in CAPTIONS if task in types)),
-        SPLITS,
-        False,
-        True,
-    )
+    asked = (OBJECTS, *(task for task in CAPTIONS if task in types))
+    plan = ExportPlan(_choose_names(labels, shown, doubts), asked, SPLITS, False, True)
     with replace_folder(out, force) as folder:
-        records = _read_records(data, whole.image_ids)
+        chosen = read_records(data, whole.image_ids)
         LabelStudioFormat().write_tasks(
-            folder, _make_tasks(data, folder, records, shown, doubts, progress), plan, {"round": number}
+            folder, _make_tasks(data, folder, chosen, shown, doubts, progress), plan, {"round": number}
         )
-        _write_doubts(folder, records, whole, doubts)
+        _write_doubts(folder, chosen, whole, doubts)
         (folder / EXPORT_NOTE).write_text(
             json.dumps({"format": "review", "round": number, "images": len(whole)}, sort_keys=True) + "\n",
             encoding="utf-8",
@@ -105,8 +101,13 @@ def export_review(
         (float(whole.expected_wrong[0]), float(whole.expected_wrong[-1])),
         (float(whole.expected_wrong.sum()), whole.all_wrong),
         len(reviewed),
-        tuple(_explain_first(records, whole, doubts)),
+        tuple(_explain_first(chosen, whole, doubts)),
     )
+
+
+def _list_blind(images: pa.Table) -> list[str]:
+    """Return the ids of gold and held-out images, whose labels nobody is shown."""
+    return images.filter(pc.not_equal(images["split"], "train"))["image_id"].to_pylist()
 
 
 def _select_shown_labels(labels: pa.Table, images: Sequence[str]) -> dict[str, list[Annotation]]:
@@ -133,7 +134,7 @@ def _choose_names(
 # ---------------------------------------------------------------- the files
 
 
-def _read_records(data: Store, images: Sequence[str]) -> dict[str, tuple[ImageRecord, str]]:
+def read_records(data: Store, images: Sequence[str]) -> dict[str, tuple[ImageRecord, str]]:
     """Return the records of images and the shards that they are in, in the order of ``images``."""
     found = {}
     for name in data.names("images", ".parquet"):

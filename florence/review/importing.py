@@ -1,9 +1,9 @@
-"""People's corrections back: the annotations of a Label Studio project become claims of `human`."""
+"""People's labels back: of training images they become claims of `human`, of all others reviews (`florence.people`)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,10 @@ from florence.config import EngineSettings
 from florence.coverage import COVERAGE
 from florence.engine.consensus.clusters import ClusterOverlap, cluster_claims
 from florence.errors import DataError
-from florence.formats import OBJECTS
+from florence.formats import OBJECTS, LabelSet
 from florence.formats.accounting import count_problems, describe_error
 from florence.formats.labelstudio import LabelStudioFormat
-from florence.formats.matching import read_label_set
+from florence.formats.matching import ReadResult, read_label_set
 from florence.label_report import LossCount, describe_losses
 from florence.records import (
     ANNOTATIONS,
@@ -23,6 +23,7 @@ from florence.records import (
     HUMAN,
     Annotation,
     Claim,
+    ImageRecord,
     Region,
     annotate,
     annotations_table,
@@ -30,6 +31,7 @@ from florence.records import (
     table_annotations,
     table_images,
 )
+from florence.review.blind_import import BlindImport, collect_blind, find_blind_import, store_blind
 from florence.review.ranking import VOTED_REASONS
 from florence.rounds import find_labels, list_rounds, next_round
 from florence.store import Store
@@ -46,6 +48,7 @@ class ReviewImport:
     ``rejected`` of them say that something is not there. ``total``: images that people have reviewed in all.
     ``unknown``: images that are not in the store. ``losses``: what could not be used, by reason. ``new``: False for a
     file that was imported before. ``complete``: whether people's claims name every object of every reviewed image.
+    ``blind``: what it has of gold and held-out images, which ``images`` and ``claims`` do not count.
     """
 
     version: str
@@ -57,6 +60,7 @@ class ReviewImport:
     losses: tuple[LossCount, ...]
     new: bool = True
     complete: bool = False
+    blind: BlindImport = field(default_factory=BlindImport)
 
     def describe_losses(self) -> list[str]:
         """Return what could not be used in the words that are used of label sets."""
@@ -64,7 +68,10 @@ class ReviewImport:
 
 
 def import_review(workspace: Workspace, file: str) -> ReviewImport:
-    """Store the annotations of a Label Studio project as claims of `human`; they outrank all others.
+    """Store the annotations of a Label Studio project: as claims of `human`, which outrank all others, and as reviews.
+
+    Of gold and held-out images every reviewer's annotation is a review and nobody's claim: reviews make the reference
+    that labels and models are measured against. The rest is about training images.
 
     They replace people's earlier claims about the same images; the same file again changes nothing. Labels of an
     exported project that a reviewer removed become claims that something is not there, unless some of the reviewer's
@@ -75,25 +82,28 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     images.
     """
     settings, store, data = workspace.settings, workspace.store, workspace.data
-    form = LabelStudioFormat()
-    files = form.files(file)
-    labels = form.open(files)
+    files = LabelStudioFormat().files(file)
+    labels = LabelStudioFormat().open(files)
     mark = files.digest()[:12]
     before = find_human_annotator(store)
     records = {record.image_id: record for record, _ in table_images(read_images(store))}
-    if (version := _find_version(store, mark)) is not None:
-        return ReviewImport(version, 0, 0, 0, len(list_reviewed_images(store, before)), (), (), new=False)
+    known = _find_version(store, mark), find_blind_import(store, mark)
+    total = len(list_reviewed_images(store, before))
+    if known[0] is not None:
+        return ReviewImport(known[0], 0, 0, 0, total, (), (), new=False)
     found = read_label_set(labels, records.values())
-    if not found.claims:
+    reviews, blind = collect_blind(labels, found, records, given=settings.review.names == "given")
+    found = _leave_out_blind(found, records)
+    if not found.claims and not reviews:
         why = f"; {found.problems[0]}" if found.problems else ""
         raise DataError(f"{file}: none of its {len(labels.entries)} annotated images is in {store.uri}{why}")
-    shown = {
-        entry.image_id: number
-        for entry in labels.entries
-        if entry.image_id is not None and isinstance(number := entry.raw[1].get("round"), int)
-    }
-    whole = {i for i, read in found.claims.items() if all(problem.unit != "label" for problem in read.problems)}
-    shown = {image_id: number for image_id, number in shown.items() if image_id in whole}
+    if reviews and known[1] is None:
+        store_blind(store, mark, reviews)
+    losses = count_problems([*map(describe_error, found.errors.values()), *found.problems, *blind.problems])
+    if not found.claims:
+        version = before.version if before else ""
+        return ReviewImport(version, 0, 0, 0, total, found.unmatched, losses, known[1] is None, blind=blind)
+    shown = _find_shown_rounds(labels, found)
     complete = _are_complete(store, before, found.claims, shown)
     claims = {image_id: _remove_scores(found_claims.claims) for image_id, found_claims in found.claims.items()}
     removed = _find_removed_labels(settings.engine, store, data, claims, shown)
@@ -103,9 +113,33 @@ def import_review(workspace: Workspace, file: str) -> ReviewImport:
     store.write_json(f"annotators/{HUMAN}@{version}.json", {"role": "human", "vocabulary": None, "complete": complete})
     total = _write_claims(store, version, {**_copy_claims(store, before, version), **rows})
     rejected = sum(map(len, removed.values()))
-    losses = count_problems([*map(describe_error, found.errors.values()), *found.problems])
+    count = sum(map(len, rows.values()))
     return ReviewImport(
-        version, len(rows), sum(map(len, rows.values())), rejected, total, found.unmatched, losses, complete=complete
+        version, len(rows), count, rejected, total, found.unmatched, losses, complete=complete, blind=blind
+    )
+
+
+def _find_shown_rounds(labels: LabelSet, found: ReadResult) -> dict[str, int]:
+    """Return image id → the round whose labels its reviewer saw, of images all of whose labels could be read."""
+    whole = {i for i, read in found.claims.items() if all(problem.unit != "label" for problem in read.problems)}
+    return {
+        entry.image_id: number
+        for entry in labels.entries
+        if entry.image_id in whole and isinstance(number := entry.raw[1].get("round"), int)
+    }
+
+
+def _leave_out_blind(found: ReadResult, records: Mapping[str, ImageRecord]) -> ReadResult:
+    """Return what is about training images, with the problems that are about no image."""
+    train = {image_id for image_id, record in records.items() if record.split == "train"}
+    others = [entry for image_id, entries in found.entries.items() if image_id not in train for entry in entries]
+    reads = [read for image_id, read in found.claims.items() if image_id not in train]
+    left = {id(one) for entry in others for one in entry.raw[2]} | {id(one) for read in reads for one in read.problems}
+    return replace(
+        found,
+        claims={image_id: read for image_id, read in found.claims.items() if image_id in train},
+        errors={image_id: error for image_id, error in found.errors.items() if image_id in train},
+        problems=tuple(one for one in found.problems if id(one) not in left),
     )
 
 

@@ -51,6 +51,7 @@ from florence.workspace.base import Workspace
 from florence.workspace.collected import read_collected
 from florence.workspace.evidence import list_alphas, list_label_confidences, list_weighings
 from florence.workspace.layout import list_shards, read_images
+from florence.workspace.reviewers import rank_reviewers
 
 MEASURES = ("f1", "spotted", "cider", "accuracy", "mask_iou", "f1_boxes")
 """Measures of an annotator's claims; of several of one annotation type the first is reported."""
@@ -108,6 +109,7 @@ def audit_round(
         weighing=tuple(list_weighings(workspace, annotators)),
         without_detector=tuple(find_sources_without_detector(workspace.settings)),
         alpha=tuple(list_alphas(workspace, annotators)),
+        reviewers=rank_reviewers(workspace, annotators),
         label_confidence=tuple(list_label_confidences(workspace, annotators, labels, round)),
     )
 

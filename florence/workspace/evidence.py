@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from florence.coverage import COVERAGE, OBJECTS, find_looks
 from florence.engine.krippendorff import measure_object_alpha
 from florence.engine.weighing import Weighing, find_with_alternatives, weigh_annotators
-from florence.records import ANNOTATIONS, HUMAN, Annotation, AnnotatorProfile, table_annotations
+from florence.records import ANNOTATIONS, HUMAN, Annotation, table_annotations
 from florence.report.facts import AgreementAlpha, CalibrationBin, EvidenceWeighing, LabelConfidence
 from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion, read_profiles
 from florence.workspace.base import Workspace
-from florence.workspace.fuse import fuse_round
+from florence.workspace.fuse import fuse_round, is_person
 from florence.workspace.layout import read_images
 
 if TYPE_CHECKING:
@@ -74,17 +74,13 @@ def list_label_confidences(
     if any(one.task == OBJECTS for one in found):
         return
     profiles = read_profiles(workspace.settings, workspace.store, annotators)
-    others = [a for a, p in zip(annotators, profiles, strict=True) if not _is_person(p)]
-    people = [a for a, p in zip(annotators, profiles, strict=True) if _is_person(p) and p.complete]
+    others = [a for a, p in zip(annotators, profiles, strict=True) if not is_person(p)]
+    people = [a for a, p in zip(annotators, profiles, strict=True) if is_person(p) and p.complete]
     references = _find_people_references(workspace.store, people)
     if others and references.rows:
         without_people = fuse_round(workspace, others, round, write=False)
         sources = dict(zip(ids, names, strict=True))
         yield from map(_make_fact, measure_confidence(without_people, references, sources))
-
-
-def _is_person(profile: AnnotatorProfile) -> bool:
-    return profile.role == "human" or profile.name == HUMAN
 
 
 def _read_coverage(store: Store, annotators: Sequence[AnnotatorVersion]) -> pa.Table:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from florence import image_files
 from florence.engine.statistics import compute_statistics
 from florence.errors import DataError
+from florence.people import FOLDERS, REFERENCE
 from florence.progress import Progress, show_nothing
 from florence.records import digest
 from florence.rounds import delete_older_names, find_labels, list_labels, name_labels
@@ -23,6 +24,7 @@ from florence.workspace.annotate import AnnotatorVersion
 from florence.workspace.base import Workspace
 from florence.workspace.form import FORMAT, check_store, mark_store
 from florence.workspace.layout import ANCHOR, read_images, read_rejected_files
+from florence.workspace.people import write_reference
 
 RESTORING = "restoring.json"
 """A file of a working store that is there while it is filled from a snapshot."""
@@ -51,7 +53,7 @@ def restore_store(workspace: Workspace) -> int:
             store.write_table(ANCHOR, scores)
             copied += 1
             break
-    for folder in ("annotators", "claims", "coverage", "truth", "labels", "images"):
+    for folder in ("annotators", "claims", "coverage", "truth", *FOLDERS, "labels", "images"):
         for name in data.names(folder):
             store.copy_in(data, name)
             copied += 1
@@ -100,6 +102,7 @@ def publish_snapshot(
     anchor = store.read_table(ANCHOR) if store.exists(ANCHOR) else scores
     data.write_table(ANCHOR, anchor if anchor != scores else SCORES.empty_table())
     _copy_files(store, data)
+    write_reference(workspace, annotators, left_out)
     images = _leave_out(read_images(store), left_out)
     data.write_json("statistics.json", compute_statistics(labels, images))
     content = {
@@ -150,7 +153,12 @@ def _copy_claims(
 ) -> None:
     """Copy images, truth, and the claims, coverage and declarations of ``annotators``, without images ``left_out``."""
     store, data = workspace.store, workspace.data
-    folders = ["images", "truth", *(f"{name}/{one.key}" for one in annotators for name in ("claims", "coverage"))]
+    folders = [
+        "images",
+        "truth",
+        *FOLDERS,
+        *(f"{name}/{one.key}" for one in annotators for name in ("claims", "coverage")),
+    ]
     names = [name for folder in folders for name in store.names(folder, ".parquet")]
     names += [name for one in annotators if store.exists(name := f"annotators/{one.key}.json")]
     for done, name in enumerate(names, start=1):
@@ -158,7 +166,7 @@ def _copy_claims(
         if ids is not None and not left_out.isdisjoint(ids.to_pylist()):
             data.write_table(name, _leave_out(store.read_table(name), left_out))
         else:
-            data.copy_in(store, name, grows=not name.startswith(("images/", "truth/")))
+            data.copy_in(store, name, grows=not name.startswith(("images/", "truth/", "review")))
         progress("publish", done, len(names))
 
 
@@ -206,7 +214,7 @@ def recompute_id(data: Store) -> str:
 
 def _identify(content: dict[str, Any], images: pa.Table, data: Store, round: int) -> str:
     """Return the snapshot's id: a digest of snapshot.json, image ids, labels and what a model is compared with."""
-    names = (name_labels(round), "baseline/scores.parquet", ANCHOR)
+    names = [name_labels(round), "baseline/scores.parquet", ANCHOR, *([REFERENCE] if data.exists(REFERENCE) else [])]
     return digest(
         [content, sorted(images["image_id"].to_pylist()), {name: digest(data.read_bytes(name), 64) for name in names}]
     )

@@ -9,7 +9,15 @@ import typer
 
 from florence.errors import FlorenceError
 from flows.cli.context import CommandGroup, open_here, open_locked, read_or_make_facts
-from flows.terminal import ProgressBars, describe_export, describe_review, describe_review_export, say
+from flows.terminal import (
+    ProgressBars,
+    describe_blind_export,
+    describe_export,
+    describe_review,
+    describe_review_export,
+    describe_reviewers,
+    say,
+)
 
 commands = typer.Typer()
 review = typer.Typer(
@@ -83,32 +91,59 @@ def report() -> None:
 
 
 @review.command("export")
-def review_export(
+def review_export(  # long: options and help
     out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet, or is empty.")],
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 100,
+    split: Annotated[
+        str, typer.Option(help="train: with labels, to correct; gold or held_out: without, to be labelled blind.")
+    ] = "train",
+    disagreements: Annotated[
+        bool, typer.Option("--disagreements", help="The images whose reviewers disagree, to be decided.")
+    ] = False,
+    calibrate: Annotated[int, typer.Option(min=0, help="Blind: how many more images whose label is known.")] = 0,
+    repeat: Annotated[float, typer.Option(min=0, max=1, help="Blind: share of the images that comes twice.")] = 0.0,
+    tasks: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Blind: what is asked for; by default OD, objects.")
+    ] = None,
+    names: Annotated[str, typer.Option(help="Blind: names of objects, with commas; by default those known.")] = "",
+    new: Annotated[bool, typer.Option("--new", help="Blind: leave out images that people have labelled.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
 ) -> None:
     """Write the images that people should see first, as a Label Studio project.
 
-    First come the images with the most labels that are expected to be wrong: a kept label of confidence p counts 1 − p,
-    a label that was dropped for low confidence counts p. An image counts less if it looks like one before it, or if the
-    same names are in doubt. Images that were reviewed before are left out.
+    Of gold and held-out images people's labels are the reference that labels and models are measured against, so the
+    project shows nobody's claims (--split). The images are drawn by their hash: more of them add to fewer. With
+    --disagreements the project shows what each reviewer labelled; what comes back decides.
 
-    The project holds the labels as a start and the pictures as files. A click on a region shows who claims what there;
-    a table below the image lists its doubtful labels, and so does doubts.jsonl, for other programs. README.md says how
-    to go on.
+    Of training images, first come those with the most labels that are expected to be wrong: a kept label of confidence
+    p counts 1 − p, a label that was dropped for low confidence counts p. An image counts less if it looks like one
+    before it, or if the same names are in doubt. Images that were reviewed before are left out.
+
+    Their project holds the labels as a start and the pictures as files. A click on a region shows who claims what
+    there; a table below the image lists its doubtful labels, and so does doubts.jsonl, for other programs. README.md
+    says how to go on.
 
     \b
     Examples:
       florence review export --out ~/review --images 50
-      florence review export --out ~/review --images 50 --force
+      florence review export --out ~/gold --split gold --images 40 --repeat 0.1
+      florence review export --out ~/decide --disagreements
     """
-    from florence.review import export_review
+    from florence.review import BlindChoice, export_blind, export_disagreements, export_review
 
     workspace = open_here()
     with ProgressBars() as progress:
-        written = export_review(workspace, out, images, force=force, progress=progress)
-    say(describe_review_export(written))
+        if disagreements:
+            decide = export_disagreements(workspace, out, images, force=force, progress=progress)
+            text = f"{decide.images} of {decide.available} images whose reviewers disagree"
+        elif split != "train":
+            types = tuple(task if task.startswith("<") else f"<{task.upper()}>" for task in tasks or ("OD",))
+            offered = tuple(name.strip() for name in names.split(",") if name.strip())
+            choice = BlindChoice(split, images, calibrate, repeat, types, offered, new)
+            text = describe_blind_export(export_blind(workspace, out, choice, force=force, progress=progress), split)
+        else:
+            text = describe_review_export(export_review(workspace, out, images, force=force, progress=progress))
+    say(text)
     say(f"Next: {out / 'README.md'}; then florence review import FILE")
 
 
@@ -118,8 +153,9 @@ def review_import(
 ) -> None:
     """Import people's reviews of a project.
 
-    Their claims outrank all annotators from the next round on. A second review of an image replaces the first; the
-    same file again changes nothing.
+    Of training images their claims outrank all annotators from the next round on. Of gold and held-out images every
+    reviewer's labels are kept apart, and make the reference from the next round on. A second review of an image
+    replaces the first, of the same reviewer; the same file again changes nothing.
 
     \b
     Example: florence review import ~/project-1-at-2026-01-31.json
@@ -129,3 +165,22 @@ def review_import(
     with open_locked("florence review import") as workspace:
         found = import_review(workspace, str(file))
     say(describe_review(found))
+
+
+@review.command("people")
+def review_people() -> None:
+    """List the reviewers of gold and held-out images, the best first.
+
+    F1 of their objects, with its 95% interval, against truth and adjudicated labels, else against the other reviewers.
+    Doubtful, of three or more, is a reviewer whose interval ends more than 0.05 below the median of all. The setting
+    review.exclude leaves reviewers out of the reference, from the next round on.
+
+    \b
+    Example: florence review people
+    """
+    from florence.workspace.annotate import list_annotators
+    from florence.workspace.reviewers import rank_reviewers
+
+    workspace = open_here()
+    found = rank_reviewers(workspace, list_annotators(workspace.settings, files=workspace.store))
+    say(describe_reviewers(found))
