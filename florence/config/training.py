@@ -28,7 +28,7 @@ TASK_WEIGHTS: dict[str, float] = {
     "<CAPTION_TO_PHRASE_GROUNDING>": 0.7,
     "<REFERRING_EXPRESSION_SEGMENTATION>": 0.3,
     "<REGION_TO_SEGMENTATION>": 0.3,
-    "<OPEN_VOCABULARY_DETECTION>": 0.7,
+    "<OPEN_VOCABULARY_DETECTION>": 2.0,
     "<REGION_TO_OCR>": 0.7,
     "<OCR>": 0.5,
     "<OCR_WITH_REGION>": 0.5,
@@ -97,6 +97,12 @@ class TrainSettings(Section):
     task_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         TASK_WEIGHTS,
         description="how often a task is drawn; 1 if not named (0 for fine-tuned tasks), 0 leaves it out",
+    )
+    absent_share: float = Field(
+        0.4,
+        ge=0,
+        lt=1,
+        description="share of the questions of <OPEN_VOCABULARY_DETECTION> that ask for names known to be absent",
     )
     temperature: float = Field(
         1.0, gt=0, description="task weights are raised to 1/temperature: above 1 evens them out, below 1 sharpens them"
