@@ -28,7 +28,7 @@ TASK_WEIGHTS: dict[str, float] = {
     "<CAPTION_TO_PHRASE_GROUNDING>": 0.7,
     "<REFERRING_EXPRESSION_SEGMENTATION>": 0.3,
     "<REGION_TO_SEGMENTATION>": 0.3,
-    "<OPEN_VOCABULARY_DETECTION>": 2.0,
+    "<OPEN_VOCABULARY_DETECTION>": 0.7,
     "<REGION_TO_OCR>": 0.7,
     "<OCR>": 0.5,
     "<OCR_WITH_REGION>": 0.5,
@@ -99,10 +99,11 @@ class TrainSettings(Section):
         description="how often a task is drawn; 1 if not named (0 for fine-tuned tasks), 0 leaves it out",
     )
     absent_share: float = Field(
-        0.4,
+        0.0,
         ge=0,
         lt=1,
-        description="share of the questions of <OPEN_VOCABULARY_DETECTION> that ask for names known to be absent",
+        description="share of the questions of <OPEN_VOCABULARY_DETECTION> that ask for absent names alone; "
+        "0: none, nor together with present names",
     )
     temperature: float = Field(
         1.0, gt=0, description="task weights are raised to 1/temperature: above 1 evens them out, below 1 sharpens them"

@@ -76,8 +76,8 @@ class TrainingDataset:
     """The training images in ``shards`` of the store ``data``; ``order`` knows how many each shard has.
 
     ``labels``: name of the labels' table; ``required_tasks``: an image needs a label for one of them, for any task if
-    there are none; ``sparse``: the dataset of the last steps (`train.sparse`); ``absent``: names to ask for where they are
-    known to be absent.
+    there are none; ``sparse``: the dataset of the last steps (`train.sparse`); ``absent``: names that are known to be
+    absent from images, None where none are asked for.
 
     Nothing is decoded before it is drawn. In memory are the ids that `count_images` counts and, of each buffer in use,
     image files and labels in Arrow. Where one buffer holds everything, token ids are kept, and pixels up to
@@ -193,7 +193,8 @@ class ShuffleBuffer:
     def _ask_absent(self, record: ImageRecord, examples: list[Example]) -> list[Example]:
         settings, size = self.dataset.settings, (record.width, record.height)
         names = self.absent.get(record.image_id, [])
-        return add_absent(examples, record.image_id, size, names, settings.absent_share, settings.seed)
+        share, seed = settings.absent_share, settings.seed
+        return add_absent(examples, record.image_id, size, names, share=share, seed=seed)
 
     def _tokenize(
         self, examples: list[tuple[str, Example]], left_out: Counter[str]
