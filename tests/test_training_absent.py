@@ -6,12 +6,15 @@ import hashlib
 
 import pyarrow as pa
 import pytest
+from trainings import scenes, small
 
 from florence.codec.grammar import LabelledRegions, write
 from florence.coverage import COVERAGE
+from florence.model.checkpoint import build
 from florence.records import Annotation, Region, annotations_table
 from florence.store import Store
 from florence.tasks import Example, task
+from florence.training import read_dataset
 from florence.training.absent import add_absent, read_absent_names
 
 NAME, SIZE = "<OPEN_VOCABULARY_DETECTION>", (100, 100)
@@ -120,3 +123,21 @@ def test_answers_name_present_names_alone_and_the_share_is_kept():
 def test_without_a_share_or_absent_names_nothing_is_added():
     assert add_absent(_examples(), "0" * 64, SIZE, ["cow"], share=0.0, seed=0) == _examples()
     assert add_absent(_examples(), "0" * 64, SIZE, [], share=0.4, seed=0) == _examples()
+
+
+def test_a_training_draws_questions_without_an_answer_only_where_it_is_asked_to(tmp_path):
+    store = scenes(tmp_path)
+    for name in store.names("truth", ".parquet"):
+        table, shard = store.read_table(name), name.rpartition("/")[2]
+        store.write_table(f"claims/a@1/{shard}", table)
+        looks = [dict.fromkeys(COVERAGE.names) | {"image_id": i} for i in table["image_id"].unique().to_pylist()]
+        store.write_table(f"coverage/a@1/{shard}", pa.Table.from_pylist(looks, COVERAGE))
+    checkpoint = build("nano", image_size=32)
+    counts = []
+    for share in (0.0, 0.5):
+        dataset = read_dataset(checkpoint, small(absent_share=share), store)
+        buffer = dataset.read_buffer(dataset.order.buffers(0)[0])
+        images = [buffer.read_image(index, 32) for index in range(len(dataset))]
+        # <s> and </s> alone
+        counts.append(sum(len(one.target) == 2 for image in images for one in image.examples.get(NAME, ())))
+    assert counts[0] == 0 < counts[1]
