@@ -85,8 +85,8 @@ class RegionProposal(_Detection):
 class OpenVocabularyDetection(_Detection):
     """Objects of the given names; several names are joined by <and>. One example for each label of the image.
 
-    Examples hold boxes; an answer may also hold polygons, as the published model's do. With `train.absent_share` a model
-    is also trained on names that are known to be absent: the answer leaves them out, and is empty where all are absent.
+    Examples hold boxes; an answer may also hold polygons, as the published model's do. With `train.absent_share` a
+    model is also trained on names that are known to be absent: the answer leaves them out, and is empty without others.
     """
 
     name = "<OPEN_VOCABULARY_DETECTION>"
