@@ -98,6 +98,13 @@ class TrainSettings(Section):
         TASK_WEIGHTS,
         description="how often a task is drawn; 1 if not named (0 for fine-tuned tasks), 0 leaves it out",
     )
+    absent_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the questions of <OPEN_VOCABULARY_DETECTION> that ask for absent names alone; "
+        "0: none, nor together with present names",
+    )
     temperature: float = Field(
         1.0, gt=0, description="task weights are raised to 1/temperature: above 1 evens them out, below 1 sharpens them"
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from florence.codec import grammar
 from florence.codec.grammar import Form, LabelledRegions
 from florence.errors import EncodeError
-from florence.records import Annotation, ImageRecord
+from florence.records import Annotation, ImageRecord, Region
 from florence.tasks import (
     TASK,
     Example,
+    Size,
     Task,
     are_empty,
     check_regions,
@@ -82,7 +85,8 @@ class RegionProposal(_Detection):
 class OpenVocabularyDetection(_Detection):
     """Objects of the given names; several names are joined by <and>. One example for each label of the image.
 
-    Examples hold boxes; an answer may also hold polygons, as the published model's do.
+    Examples hold boxes; an answer may also hold polygons, as the published model's do. With `train.absent_share` a
+    model is also trained on names that are known to be absent: the answer leaves them out, and is empty without others.
     """
 
     name = "<OPEN_VOCABULARY_DETECTION>"
@@ -108,3 +112,17 @@ class OpenVocabularyDetection(_Detection):
             yield Example(
                 image.image_id, self.name, group.label, grammar.write([boxes], self.form, size), "", boxes.regions
             )
+
+    def ask_several(
+        self, image_id: str, size: Size, present: Sequence[Example], absent: Sequence[str], random: np.random.Generator
+    ) -> Example:
+        """Return the example that asks for all names of ``present`` examples and for ``absent`` ones, in random order.
+
+        Its answer holds the present names alone, in the order of the question; it is empty where there are none.
+        """
+        asked: list[tuple[str, tuple[Region, ...]]] = [(example.input, example.regions) for example in present]
+        asked += [(name, ()) for name in absent]
+        asked = [asked[index] for index in random.permutation(len(asked))]
+        groups = [LabelledRegions(name, regions) for name, regions in asked if regions]
+        question = grammar.join_names(name for name, _ in asked)
+        return Example(image_id, self.name, question, grammar.write(groups, self.form, size), "", flatten(groups))

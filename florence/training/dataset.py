@@ -24,11 +24,13 @@ from florence.records import IMAGES, Annotation, ImageRecord, table_annotations,
 from florence.rounds import list_labels
 from florence.store import Store
 from florence.tasks import Example, task
+from florence.training.absent import AbsentNames, add_absent, read_absent_names
 from florence.training.sample_order import SampleOrder, Shards
 
 logger = logging.getLogger(__name__)
 PIXEL_CACHE = 2 << 30
 """Bytes of pixels that are kept from epoch to epoch; if all images need more, each is decoded whenever it is drawn."""
+OPEN_VOCABULARY = "<OPEN_VOCABULARY_DETECTION>"
 LEFT_OUT = (
     "refused",
     "shortened",
@@ -74,7 +76,8 @@ class TrainingDataset:
     """The training images in ``shards`` of the store ``data``; ``order`` knows how many each shard has.
 
     ``labels``: name of the labels' table; ``required_tasks``: an image needs a label for one of them, for any task if
-    there are none; ``sparse``: the dataset of the last steps (`train.sparse`).
+    there are none; ``sparse``: the dataset of the last steps (`train.sparse`); ``absent``: names that are known to be
+    absent from images, None where none are asked for.
 
     Nothing is decoded before it is drawn. In memory are the ids that `count_images` counts and, of each buffer in use,
     image files and labels in Arrow. Where one buffer holds everything, token ids are kept, and pixels up to
@@ -89,6 +92,7 @@ class TrainingDataset:
     settings: TrainSettings
     required_tasks: tuple[str, ...] = ()
     sparse: TrainingDataset | None = None
+    absent: AbsentNames | None = None
 
     def __len__(self) -> int:
         return self.order.images
@@ -121,17 +125,25 @@ class TrainingDataset:
         )
         order = np.argsort(owners, kind="stable")
         starts = np.searchsorted(owners[order], np.arange(len(images) + 1))
-        return ShuffleBuffer(self, images, labels.take(pa.array(order)).combine_chunks(), starts)
+        absent = {}
+        if self.absent is not None:
+            names = [self.shards[shard].rpartition("/")[2] for shard in shards]
+            absent = self.absent.find(images["image_id"].to_pylist(), names)
+        return ShuffleBuffer(self, images, labels.take(pa.array(order)).combine_chunks(), starts, absent)
 
 
 @dataclass
 class ShuffleBuffer:
-    """The images of some shards. ``starts``: (images + 1,) where each image's rows begin in ``labels``."""
+    """The images of some shards. ``starts``: (images + 1,) where each image's rows begin in ``labels``.
+
+    ``absent``: the names known to be absent from each image, by its id.
+    """
 
     dataset: TrainingDataset
     images: pa.Table
     labels: pa.Table
     starts: np.ndarray
+    absent: Mapping[str, list[str]] = field(default_factory=dict)
     _cache: dict[int, TrainingImage] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -171,9 +183,18 @@ class ShuffleBuffer:
             one = task(name)
             if one.annotation_type in rows:
                 refused: list[EncodeError] = []
-                examples += [(name, example) for example in one.examples(record, rows[one.annotation_type], refused)]
+                found = one.examples(record, rows[one.annotation_type], refused)
+                if name == OPEN_VOCABULARY:
+                    found = self._ask_absent(record, found)
+                examples += [(name, example) for example in found]
                 left_out["refused"] += len(refused)
         return self._tokenize(examples, left_out)
+
+    def _ask_absent(self, record: ImageRecord, examples: list[Example]) -> list[Example]:
+        settings, size = self.dataset.settings, (record.width, record.height)
+        names = self.absent.get(record.image_id, [])
+        share, seed = settings.absent_share, settings.seed
+        return add_absent(examples, record.image_id, size, names, share=share, seed=seed)
 
     def _tokenize(
         self, examples: list[tuple[str, Example]], left_out: Counter[str]
@@ -215,7 +236,9 @@ def read_dataset(
     without_sparse = settings.without_sparse()
     labels, shards, shard_sizes = count_images(without_sparse, data, progress)
     order = SampleOrder(shard_sizes, settings.shuffle_buffer, settings.seed)
-    dataset = TrainingDataset(data, labels, shards, order, checkpoint, without_sparse)
+    asks = settings.absent_share and OPEN_VOCABULARY in settings.drawn
+    absent = read_absent_names(data, labels) if asks else None
+    dataset = TrainingDataset(data, labels, shards, order, checkpoint, without_sparse, absent=absent)
     if not settings.sparse:
         return dataset
     _, _, sparse_sizes = count_images(settings, data, progress, settings.sparse)
@@ -223,7 +246,7 @@ def read_dataset(
         logger.warning("no image has a label for %s: these tasks are not trained", ", ".join(settings.sparse))
         return dataset
     order = SampleOrder(sparse_sizes, settings.shuffle_buffer, settings.seed)
-    sparse = TrainingDataset(data, labels, shards, order, checkpoint, settings, settings.sparse)
+    sparse = TrainingDataset(data, labels, shards, order, checkpoint, settings, settings.sparse, absent=absent)
     return replace(dataset, sparse=sparse)
 
 
