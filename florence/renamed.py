@@ -25,11 +25,15 @@ RENAMED: dict[str, str] = {
     "train.checkpoint_every": "save_steps",
     "evaluate.batch": "batch_size",
     "evaluate.control": "shuffled_image_tasks",
-    "snapshots.commit": "record",
     "promotion.level": "alpha",
     "promotion.primary": "primary_task",
 }
 """Path of an old key in params.yaml (``*``: any key) → the new name of its last part."""
+
+REPLACED: dict[str, str] = {
+    "snapshots.commit": "each registered version is recorded in git now (`snapshots.record`); remove the key",
+}
+"""Path of a key that is gone → what there is instead."""
 
 FIRST_OPTION_NAMES: dict[str, str] = {"min_polygon_iou": "fidelity"}
 """New name of an annotator's option → the name in its version digest, so that no claim has to be made again."""
@@ -45,6 +49,15 @@ def renamed_keys(values: Mapping[str, Any]) -> Iterator[str]:
             if last in section:
                 old = ".".join([*path, last])
                 yield f"{old}: this setting is now called {'.'.join([*path, new])}; rename the key, its value stays"
+
+
+def replaced_keys(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error message for each key of ``values`` (params.yaml as a mapping) that is gone."""
+    for pattern, instead in REPLACED.items():
+        *front, last = pattern.split(".")
+        for path, section in _sections(values, front):
+            if last in section:
+                yield f"{'.'.join([*path, last])}: {instead}"
 
 
 def _sections(values: Any, pattern: list[str]) -> Iterator[tuple[list[str], Mapping[str, Any]]]:

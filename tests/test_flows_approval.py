@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,20 +20,33 @@ from flows.state import read_state
 from flows.tracked import open_workspace
 
 
-@pytest.fixture
-def waiting(tmp_path: Path, prefect, monkeypatch) -> Path:
+@pytest.fixture(scope="module", autouse=True)
+def dead_receiver() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.adapters.webhook.PAUSES", ())
+        patch.setenv("FLORENCE_WEBHOOK_URL", "http://127.0.0.1:9/hidden")
+        patch.setenv("FLORENCE_WEBHOOK_SECRET", "a-secret")
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_that_waits(tmp_path_factory, prefect, dead_receiver) -> Path:
     """Return a workspace whose first model waits; the receiver of its events is dead."""
     from flows.refine import refine
 
-    monkeypatch.setattr("flows.adapters.webhook.PAUSES", ())
-    monkeypatch.setenv("FLORENCE_WEBHOOK_URL", "http://127.0.0.1:9/hidden")
-    monkeypatch.setenv("FLORENCE_WEBHOOK_SECRET", "a-secret")
-    folder = tmp_path / "w"
+    folder = tmp_path_factory.mktemp("waiting") / "w"
     create_workspace(folder)
     write_params(folder, **{**SETTINGS, "promotion": {"primary_task": "<OD>", "approval": "manual"}})
     with inside(folder):
         assert refine(str(folder), 2) == "version 1 waits for approval: florence approve"
     return folder
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, one_that_waits: Path) -> Path:
+    """Return a copy of it."""
+    shutil.copytree(one_that_waits, tmp_path / "w", symlinks=True)
+    return tmp_path / "w"
 
 
 def run(folder: Path, *arguments: str) -> str:

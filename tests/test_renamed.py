@@ -29,6 +29,11 @@ def overlay_with(pattern: str) -> tuple[dict[str, Any], str, str]:
     return overlay, ".".join([*front, last]), ".".join([*front, RENAMED[pattern]])
 
 
+def test_a_key_that_is_gone_is_refused_with_what_there_is_instead():
+    with pytest.raises(SettingsError, match=r"snapshots\.commit: .*snapshots\.record.*remove the key"):
+        settings_from(merged(params(), {"snapshots": {"commit": False}}))
+
+
 @pytest.mark.parametrize("pattern", OLD)
 def test_an_old_name_is_refused_with_the_new_one(pattern: str):
     overlay, old, new = overlay_with(pattern)

@@ -15,7 +15,7 @@ from florence.config.training import EvaluateSettings, ModelSettings, PromotionS
 from florence.config.yaml_file import read_mapping
 from florence.errors import SettingsError
 from florence.records import ANNOTATION_TYPES, BASE_TYPES, CAPTIONS, FINE_TUNED, TASKS
-from florence.renamed import renamed_keys
+from florence.renamed import renamed_keys, replaced_keys
 
 
 class Settings(Section):
@@ -104,7 +104,7 @@ def settings_from(values: dict[str, Any], where: str = "params.yaml") -> Setting
 
     Raises SettingsError naming the key, what was found and what is allowed; for an old key, the new one.
     """
-    if renamed := list(renamed_keys(values)):
+    if renamed := [*renamed_keys(values), *replaced_keys(values)]:
         raise SettingsError(f"{where}:\n  " + "\n  ".join(renamed))
     try:
         return Settings.model_validate(values)

@@ -138,7 +138,7 @@ def add_absent(
     asked = OpenVocabularyDetection()
     random = np.random.default_rng([seed, 2, int(image_id[:12], 16)])
     if examples:
-        present = [examples[random.integers(len(examples))]]
+        present = [examples[int(random.integers(len(examples)))]]
         result.append(asked.ask_several(image_id, size, present, _draw(absent, 1, random), random))
     for _ in range(int(max(len(result), 1) * share / (1 - share) + random.random())):
         names = _draw(absent, 1 + int(random.random() < TWO_NAMES), random)

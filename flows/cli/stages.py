@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from florence.errors import FlorenceError
 from flows.adapters.ignored import refuse_ignored
 from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Round, Student, Verbose, choose_round, open_here, open_locked, stage_run
@@ -165,14 +168,35 @@ def train() -> None:
 
 
 @commands.command()
-def evaluate() -> None:
+def evaluate(  # long: options and help
+    benchmark: Annotated[
+        str, typer.Option(metavar="NAME", help="Score a model on a public benchmark instead: coco-det or vqav2.")
+    ] = "",
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the benchmark's files.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ALIAS|VERSION|DIR|NAME", help="Which model: also a name on the hub, or nano. [default: champion]"
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the benchmark's first images.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --benchmark.")] = False,
+) -> None:
     """Score the model, and the labels, where truth is known.
 
-    The model on held-out images, the labels on gold ones. A stage of dvc.yaml.
+    The model on held-out images, the labels on gold ones. A stage of dvc.yaml. With --benchmark, any model on
+    published files: into a folder of build/evaluation/, and the same command goes on where it was stopped.
 
     \b
-    Example: florence evaluate
+    Examples:
+      florence evaluate
+      florence evaluate --benchmark coco-det --root ~/coco --model florence-community/Florence-2-base
     """
+    if benchmark:
+        _evaluate_benchmark(benchmark, root, model or "champion", limit, as_json)
+        return
+    if root is not None or model is not None or limit is not None or as_json:
+        raise FlorenceError("--root, --model, --limit and --json go with --benchmark: name one, as coco-det")
     from florence.workspace.evaluate import evaluate_model
 
     with stage_run("evaluate") as (workspace, run_id), ProgressBars() as progress:
@@ -190,6 +214,20 @@ def evaluate() -> None:
         for reference, score in by_reference.items():
             if "value" in score:
                 say(f"  {name} {score['metric']} {score['value']:.3f} on {score['n']} images against {reference}")
+
+
+def _evaluate_benchmark(name: str, root: Path | None, model: str, limit: int | None, as_json: bool) -> None:
+    from flows.evaluate import evaluate_benchmark, format_benchmark
+
+    if root is None:
+        raise FlorenceError(f"--benchmark {name} needs --root: the folder of the benchmark's files")
+    with ProgressBars() as progress:
+        result = evaluate_benchmark(Path.cwd(), name, root, model, limit, progress)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+        return
+    say(format_benchmark(result))
+    say(f"answers and scores: {result.folder}")
 
 
 @commands.command()
