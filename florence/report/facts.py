@@ -14,17 +14,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from florence.errors import DataError, NewerFormatError, OldFormatError
 from florence.label_report import LabelSetReport
+from florence.report.approval import STRICT, ModelApproval
 
 VERSION: Literal[5] = 5
 """The version of build/loop.json."""
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCount:
     """The number of images of one source and split in the snapshot."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     source: str
     split: str
     images: int
@@ -34,7 +34,7 @@ class ImageCount:
 class TypeCount:
     """The numbers of labels of one annotation type that were kept and dropped."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     kept: int
     dropped: int
@@ -44,7 +44,7 @@ class TypeCount:
 class DropCount:
     """The number of labels of one annotation type that were dropped for one reason."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     reason: str
     count: int
@@ -57,7 +57,7 @@ class FileCount:
     The whole list of rejected files is in the snapshot's ``rejected_files.parquet``, and beside the page.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     reason: str
     count: int
     examples: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class SourceListing:
     whose files are no longer there; ``left``: those of folders and sources that are not read any more.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     source: str
     address: str
     files: int
@@ -89,7 +89,7 @@ class SourceListing:
 class FailedImages:
     """The images that an annotator could not annotate for one ``reason``: their number, and a few of its messages."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     annotator: str
     reason: str
     count: int
@@ -104,7 +104,7 @@ class LabelScore:
     or human. ``split``: gold, or train (for the report only; nothing is decided by it).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     metric: str
     split: str
@@ -122,7 +122,7 @@ class LabelGain:
     ``without_student``: the same change without the student's vote, where it was measured.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     metric: str
     split: str
@@ -144,7 +144,7 @@ class TaskScore:
     ``second_look``: of the confidences of two looks at objects; None where they were not measured.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     metric: str
     value: float | None
@@ -166,7 +166,7 @@ class ScoreComparison:
     ``bound`` had to be above ``least``; None: the change decides nothing. ``locked``: of images that decide nothing.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     reference: str
     against: str
@@ -189,7 +189,7 @@ class Churn:
     changed without the student's vote, where it was tried.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     value: float
     same: int
@@ -209,7 +209,7 @@ class AnnotatorActivity:
     runs.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str
     version: str
     role: str
@@ -233,7 +233,7 @@ class AnnotatorQuality:
     the annotator failed. ``measured``: the quality on gold images under ``metric``, where they have references.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str
     version: str
     task: str
@@ -251,7 +251,7 @@ class ReliabilityByName:
     ``estimated``: without truth. ``measured``: of the ``n`` objects of that name in gold images; None without any.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     annotator: str
     name: str
     estimated: float
@@ -263,7 +263,7 @@ class ReliabilityByName:
 class EvidenceWeighing:
     """How the evidence of one annotation type was weighed: see `florence.engine.weighing.Weighing`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     basis: str
     families: tuple[tuple[str, ...], ...]
@@ -277,7 +277,7 @@ class EvidenceWeighing:
 class AgreementAlpha:
     """Krippendorff's alpha of some annotators on ``units``, clusters of objects. ``value``: None where not defined."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     annotators: tuple[str, ...]
     value: float | None
     units: int
@@ -292,7 +292,7 @@ class ReviewerFacts:
     ``repeats`` images shown twice. ``doubtful``: worse than the others; ``excluded``: left out of the reference.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     reviewer: str
     images: int
     against: str
@@ -312,7 +312,7 @@ class ReviewerFacts:
 class CalibrationBin:
     """``n`` labels: their mean ``confidence``, and the share that is ``right`` with its 95% interval."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     confidence: float
     right: float
     low: float
@@ -329,7 +329,7 @@ class LabelConfidence:
     right, None without any.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     task: str
     source: str
     reference: str
@@ -342,25 +342,6 @@ class LabelConfidence:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelApproval:
-    """What a person decided about an accepted model. ``since``, ``time``: UTC, ISO 8601; ``who``: user and machine."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    status: Literal["waiting", "approved", "refused"]
-    since: str
-    time: str = ""
-    who: str = ""
-    reason: str = ""
-
-    def describe(self) -> str:
-        """Return it in words."""
-        if self.status == "waiting":
-            return f"the model waits for approval since {self.since[:19]} UTC: `florence approve` or `florence refuse`"
-        reason = f": {self.reason}" if self.reason else ""
-        return f"the model was {self.status} by {self.who} at {self.time[:19]} UTC{reason}"
-
-
-@dataclass(frozen=True, slots=True)
 class RoundFacts:
     """One round of a loop.
 
@@ -370,7 +351,7 @@ class RoundFacts:
     ``seconds``: stage → seconds of work.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     round: int
     snapshot_id: str
     parent: str | None = None
@@ -409,7 +390,7 @@ class RoundFacts:
 class LoopFacts:
     """The rounds of a loop, in order. ``version``: of this form; any other one is refused."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     loop_id: str
     rounds: tuple[RoundFacts, ...] = ()
     version: Literal[5] = VERSION

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from florence.errors import DataError, SettingsError
 from florence.store import Store
 
@@ -118,8 +120,6 @@ def _deliver(root: Path, webhook: Webhook) -> str:
 
 def _send(webhook: Webhook, id: str, body: bytes) -> str:
     """Send one event, several times if need be; return why it was not taken, "" where it was."""
-    import httpx
-
     for name in ("httpx", "httpcore"):  # they log URLs
         logging.getLogger(name).setLevel(logging.WARNING)
     fault = ""

@@ -6,10 +6,14 @@ import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
+
+from pydantic import Field
 
 from florence.errors import FlorenceError
 from florence.report import build_report
-from florence.report.facts import LoopFacts, ModelApproval
+from florence.report.approval import ModelApproval
+from florence.report.facts import LoopFacts
 from florence.store import Store
 from florence.workspace.compare import compare_labels
 from flows.adapters.model_registry import APPROVAL, ModelVersion
@@ -194,7 +198,6 @@ def ask_for_approval(workspace: TrackedWorkspace) -> bool:
         return False
     from prefect.flow_runs import suspend_flow_run
     from prefect.input import RunInput
-    from pydantic import Field
 
     class ModelDecision(RunInput):
         """The form on the page of a suspended run."""
@@ -226,8 +229,6 @@ def resume_run(flow_run: str, is_approved: bool, reason: str) -> str:
 
     Prefect's API is the one of the environment.
     """
-    from uuid import UUID
-
     from prefect.flow_runs import resume_flow_run
 
     answer = {"approve": is_approved, "reason": reason, "name": "florence on the command line"}

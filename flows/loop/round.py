@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from florence.records import STUDENT
 from florence.report import build_report
-from florence.report.facts import LoopFacts, ModelApproval
+from florence.report.approval import ModelApproval
+from florence.report.facts import LoopFacts
 from florence.store import Store
 from florence.workspace.annotate import AnnotatorVersion, list_annotators
 from florence.workspace.audit import audit_round
