@@ -5,8 +5,8 @@ With the change of each quality measure over the gold images that both rounds ha
     some measure rises: p̃_rise < α, corrected by Holm's method over all measures, and
     no measure falls:   p_fall ≥ α for each, not corrected, or a fall of less than `MIN_FALL`
 
-(`florence.metrics.bootstrap`). Without gold images that have a reference nothing can be shown, and labels go the way of their
-model.
+(`florence.metrics.bootstrap`). Without gold images that have a reference nothing can be shown, and labels go the way
+of their model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class LabelDecision:
 def decide_labels(gains: Mapping[tuple[str, str, str], Interval], since: int, alpha: float) -> LabelDecision:
     """Decide by the rule above. ``gains``: (annotation type, measure, reference) → change since the round ``since``."""
     if not gains:
-        return LabelDecision(False, "its labels cannot be judged apart from it: no gold image has a known truth or labels by people")
+        missing = "no gold image has a known truth or labels by people"
+        return LabelDecision(False, f"its labels cannot be judged apart from it: {missing}")
     corrected = correct_p_values({" ".join(key): gain.p_rise for key, gain in gains.items()})
     risen = [key for key in sorted(gains) if corrected[" ".join(key)] < alpha and gains[key].mean > 0]
     fallen = [
