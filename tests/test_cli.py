@@ -75,6 +75,9 @@ def test_every_command_shows_an_example_of_itself(command: str):
 
 def test_all_commands_are_there():
     wanted = {
+        "approve",
+        "refuse",
+        "lineage",
         "init",
         "loop",
         "ablate",

@@ -22,10 +22,16 @@ READING = {
     "predict": "fetches models under a lock of their own",
     "export": "writes outside of the workspace",
     "review export": "writes outside of the workspace",
+    "review people": "reads reviews",
+    "lineage": "reads the registry, git and DVC",
     **dict.fromkeys(("models show", "models compare", "models log"), "reads the registry"),
 }
 """Commands that a command at work keeps nobody from, and why."""
-ARGUMENTS = {"review import": ["reviews.json"], "audit": ["--labels", "reviews.json"]}
+ARGUMENTS = {
+    "review import": ["reviews.json"],
+    "audit": ["--labels", "reviews.json"],
+    "refuse": ["--reason", "it misses bicycles"],
+}
 
 
 def commands() -> dict[str, list[str]]:

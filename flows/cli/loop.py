@@ -9,7 +9,6 @@ import typer
 
 from flows.adapters.prefect_server import prefect_api
 from flows.cli.context import Verbose
-from flows.frozen import release_settings
 from flows.lock import lock_for_flow
 from flows.terminal import ProgressBars, say
 
@@ -52,6 +51,7 @@ def loop(  # long: options and help
       florence loop --dry-run
     """
     from flows import params
+    from flows.frozen import release_settings
     from flows.label_sets import list_label_set_lines
     from flows.loop.approval import describe_waiting, settle_decision
     from flows.plan import describe_idle, describe_plan, is_idle, plan_loop

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from florence.errors import FlorenceError
-from flows.adapters.model_registry import APPROVAL
 from flows.adapters.prefect_server import configured_url, find_server, flush_events, set_prefect_environment
 from flows.cli.context import open_here, open_locked
 from flows.lock import lock_workspace
@@ -166,15 +165,20 @@ def promote(
       florence promote 3 --reason 'the customer prefers it'
       florence promote 4 --force --reason 'captions do not matter here'
     """
+    from flows.adapters.model_registry import APPROVAL
+
     if force and not reason.strip():
         raise FlorenceError("--force needs --reason TEXT: why a model that was rejected becomes the champion")
-    found = open_here()
-    if not force and (known := found.registry.find(version or "challenger")).tags.get(APPROVAL) == "waiting":
+    with open_locked("florence promote") as workspace:
+        known = workspace.registry.find(version) if version else workspace.registry.challenger()
+        waits = known is not None and not force and known.tags.get(APPROVAL) == "waiting"
+        if not waits:
+            known = workspace.registry.promote(version, reason, force)
+    if waits and known is not None:
         _decide(known.version, True, reason)
         return
-    with open_locked("florence promote") as workspace:
-        now = workspace.registry.promote(version, reason, force)
-    say(f"version {now.version} of {workspace.settings.tracking.model} is the champion")
+    assert known is not None
+    say(f"version {known.version} of {workspace.settings.tracking.model} is the champion")
 
 
 def _decide(version: str | None, is_approved: bool, reason: str) -> None:
