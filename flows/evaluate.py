@@ -80,12 +80,14 @@ def evaluate_benchmark(
 
 
 def _load(root: Path, model: str) -> Checkpoint:
-    """Load a preset, a folder, a name on the hub (it has a slash), or an alias or version of the registry."""
+    """Load a folder, a preset, a name on the hub (it has a slash), or an alias or version of the registry."""
     from florence.model.checkpoint import load
 
-    if model.split("-")[0] in PRESETS or ("/" in model and not Path(model).exists()):
+    if folder := resolve_model_folder(model):
+        return load(str(folder))
+    if model.removesuffix("-scratch") in PRESETS or "/" in model:
         return load(model)
-    return load(str(resolve_model_folder(model) or open_workspace(root).registry.fetch(model)))
+    return load(str(open_workspace(root).registry.fetch(model)))
 
 
 def _slug(model: str) -> str:

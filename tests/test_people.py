@@ -32,7 +32,7 @@ def build(tmp_path: Path, **review: Any) -> tuple[Workspace, World]:
     return workspace_of(settings, world.data, root=tmp_path), world
 
 
-def seen(index: int) -> list[tuple[str, float]]:
+def objects_of(index: int) -> list[tuple[str, float]]:
     """What is in a picture: three objects."""
     return [(NAMES[(index + k) % 4], 3.0 + 30.0 * k) for k in range(3)]
 
@@ -66,7 +66,9 @@ def label(world: World, tasks: list[dict], who: dict[str, tuple[Any, float]], pa
         index, annotations = world.ids.index(task["data"]["image_id"]), []
         for k, (name, (by, wrong)) in enumerate(who.items()):
             random = np.random.default_rng([k, number])
-            objects = [("wrong" if random.random() < wrong else text, x + random.normal()) for text, x in seen(index)]
+            objects = [
+                ("wrong" if random.random() < wrong else text, x + random.normal()) for text, x in objects_of(index)
+            ]
             one = {"result": draw(task, objects, world.sizes[world.ids[index]]), "completed_by": by, "id": name}
             annotations.append({**one, "updated_at": f"2026-01-{number + 1:02d}T00:00:0{k}Z"})
         made.append({"data": task["data"], "annotations": annotations})
@@ -135,7 +137,7 @@ def test_the_reference_measures_labels_and_models(tmp_path: Path):
     write_reference(Workspace(workspace.root, workspace.settings, world.data, world.data), [])
     found = find_gold_references(world.data, world.ids).select("<OD>", "human")
     assert len(found) == GOLD + 1
-    right = [{row.text for row in found[world.ids[k]]} == {name for name, _ in seen(k)} for k in range(GOLD)]
+    right = [{row.text for row in found[world.ids[k]]} == {name for name, _ in objects_of(k)} for k in range(GOLD)]
     assert np.mean(right) > 0.8
     assert find_held_out_references(world.data, [world.ids[GOLD]]).names == ("human",)
 
