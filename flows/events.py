@@ -45,8 +45,10 @@ class LoopEvent:
 
 
 def resource_id(workspace: TrackedWorkspace) -> str:
-    """Return the id of the workspace as a resource of events: of its registered model and its folder."""
-    return f"florence.workspace.{digest([workspace.settings.tracking.model, str(workspace.root)])[:12]}"
+    """Return the id of the workspace as a resource of events: the setting ``workspace``, else of name and folder."""
+    settings = workspace.settings
+    known = settings.workspace or digest([settings.tracking.model, str(workspace.root)])[:12]
+    return f"florence.workspace.{known}"
 
 
 def send_event(

@@ -13,10 +13,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from flow_workspaces import write_params
 
 from florence.errors import SettingsError
 from flows.adapters import webhook
 from flows.adapters.webhook import OUTBOX, SECRET, URL, deliver_events, find_webhook, store_event
+from flows.events import resource_id
+from flows.tracked import open_workspace
 
 KEY = "correct horse"
 
@@ -87,3 +90,14 @@ def test_an_unusable_receiver_is_refused_without_its_url(url: str, secret: str):
         find_webhook({URL: url, SECRET: secret})
     assert "hidden" not in str(caught.value)
     assert find_webhook({SECRET: KEY}) is None
+
+
+def test_a_workspace_is_one_resource_wherever_it_lies(tmp_path):
+    ids = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        write_params(folder, workspace="photos-3f9a21")
+        ids.append(resource_id(open_workspace(folder)))
+    assert ids == ["florence.workspace.photos-3f9a21"] * 2
+    write_params(folder)
+    assert resource_id(open_workspace(folder)) not in ids
