@@ -19,6 +19,7 @@ from florence.workspace.compare import compare_labels
 from flows.adapters.model_registry import APPROVAL, ModelVersion
 from flows.events import send_event
 from flows.facts import read_facts, write_facts
+from flows.loop.messages import escape_markdown
 from flows.loop.students import ACCEPTED, remove_other_students, save_student
 from flows.models import SCORES
 from flows.plan import hash_images, hash_settings
@@ -219,9 +220,10 @@ def ask_for_approval(workspace: TrackedWorkspace) -> bool:
 
 
 def _describe_form(workspace: TrackedWorkspace, state: LoopState) -> str:
+    """Return, as Markdown, why the version was accepted and where its report is: browsers follow no link to a file."""
     reason = workspace.registry.find(state.waiting).tags.get("reason", "")
-    page = Path(workspace.report, "index.html").as_uri()
-    return f"Version {state.waiting} of {workspace.registry.name} was accepted: {reason}\n\n[Report]({page})"
+    known = f"Version {state.waiting} of {workspace.registry.name} was accepted: {reason}"
+    return f"{escape_markdown(known)}\n\nReport: `{Path(workspace.report, 'index.html')}`"
 
 
 def resume_run(flow_run: str, is_approved: bool, reason: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,12 +35,18 @@ def track_loop(workspace: TrackedWorkspace, state: LoopState) -> Iterator[str]:
         yield parent
 
 
+def escape_markdown(text: str) -> str:
+    """Return ``text`` as Markdown that shows it as it stands: a task such as <OD> is no HTML tag."""
+    return html.escape(re.sub(r"([\\`*_\[\]#~|])", r"\\\1", text), quote=False)
+
+
 def create_artifacts(workspace: TrackedWorkspace, facts: LoopFacts, page: Path) -> None:
     """Put a table of the last round, and links to ``page`` and its MLflow run, on the page of the Prefect run."""
     from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
     last = facts.rounds[-1]
-    text = f"# Round {last.round}: {last.decision}\n\n{last.reason}\n\n```\n{summarize_rounds(facts)}\n```\n"
+    head = f"# Round {last.round}: {last.decision}\n\n{escape_markdown(last.reason)}"
+    text = f"{head}\n\n```\n{summarize_rounds(facts)}\n```\n"
     create_markdown_artifact(text, key="florence-round", description=f"loop {facts.loop_id}")
     create_link_artifact(page.as_uri(), link_text=f"report of round {last.round}", key="florence-report")
     if last.run_id is not None and (run_page := workspace.tracker.run_page(last.run_id)) is not None:
