@@ -56,6 +56,17 @@ def find_looks(row: Mapping[str, Any], types: frozenset[str]) -> frozenset[str]:
     return types if row["looked_at"] is None else types.intersection(row["looked_at"].split(","))
 
 
+def read_looks(data: Store, key: str) -> dict[str, frozenset[str]]:
+    """Return the images (ids) that an annotator of a snapshot, ``name@version``, looked at, by annotation type."""
+    looked: dict[str, set[str]] = {}
+    table = data.read_tables(f"coverage/{key}", COVERAGE, ["image_id", "error", "looked_at"], older=True)
+    types = _read_types(data, key)
+    for row in table.to_pylist():
+        for one in find_looks(row, types):
+            looked.setdefault(one, set()).add(row["image_id"])
+    return {one: frozenset(images) for one, images in looked.items()}
+
+
 def _list_looks(data: Store, round: int, labels: str) -> Iterator[tuple[str, frozenset[str]]]:
     pairs = data.read_table(labels, ["image_id", "task"]).group_by(["image_id", "task"]).aggregate([])
     single = {name: frozenset([name]) for name in ANNOTATION_TYPES}

@@ -32,6 +32,7 @@ from florence.evaluate.scores import (
     calibrate_tasks,
     score_tasks,
 )
+from florence.evaluate.single_annotators import SingleAnnotator, find_better_annotators
 from florence.evaluate.seeds import SeedSpread, describe_seeds, measure_seeds
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "References",
     "ScoreChange",
     "SeedSpread",
+    "SingleAnnotator",
     "TaskResult",
     "build_quality_json",
     "build_scores_json",
@@ -53,6 +55,7 @@ __all__ = [
     "decide_labels",
     "decide_promotion",
     "describe_seeds",
+    "find_better_annotators",
     "find_gold_references",
     "find_held_out_references",
     "fit_calibration",

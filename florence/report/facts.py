@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from florence.better_annotator import BetterAnnotator
 from florence.errors import DataError, NewerFormatError, OldFormatError
 from florence.label_report import LabelSetReport
 from florence.report.approval import STRICT, ModelApproval
@@ -383,6 +384,7 @@ class RoundFacts:
     alpha: tuple[AgreementAlpha, ...] = ()
     reviewers: tuple[ReviewerFacts, ...] = ()
     label_confidence: tuple[LabelConfidence, ...] = ()
+    better_alone: tuple[BetterAnnotator, ...] = ()
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence.better_annotator import BetterAnnotator
 from florence.config import EvaluateSettings
 from florence.coverage import COVERAGE, find_looks
 from florence.engine.churn import measure_churn
@@ -111,6 +112,7 @@ def audit_round(
         alpha=tuple(list_alphas(workspace, annotators)),
         reviewers=rank_reviewers(workspace, annotators),
         label_confidence=tuple(list_label_confidences(workspace, annotators, labels, round)),
+        better_alone=tuple(BetterAnnotator(**one) for one in quality.get("better_alone", ())),
     )
 
 

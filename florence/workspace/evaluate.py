@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from florence.coverage import read_looks
 from florence.images import decode_image
 from florence.progress import Log, Progress, log_nothing, show_nothing
-from florence.records import ANNOTATIONS, table_images
+from florence.records import ANNOTATIONS, HUMAN, STUDENT, table_images
 from florence.rounds import list_labels
 from florence.tasks import Answer
 from florence.workspace.base import Workspace
@@ -163,12 +165,13 @@ def measure_labels(
 def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
     """Return metrics/labels.json: split → reference → task → measure of the last round's labels.
 
-    And each annotator's on gold images.
+    And each annotator's on gold images; ``better_alone``: those that alone are better than the labels, if there are.
     """
-    from florence.evaluate import build_quality_json
+    from florence.evaluate import SingleAnnotator, build_quality_json, find_better_annotators, find_gold_references
 
     data, settings = workspace.data, workspace.settings.evaluate
     result: dict[str, Any] = {}
+    labels = ANNOTATIONS.empty_table()
     if tables := list_labels(data):
         labels = data.read_table(tables[max(tables)])
         for split in ("gold", "train"):
@@ -176,7 +179,7 @@ def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
             measured = measure_labels(workspace, labels, split, masks=split == "gold")
             result[split] = build_quality_json(measured, settings)
     snapshot = data.read_object("snapshot.json") if data.exists("snapshot.json") else {}
-    annotators = {}
+    annotators, single = {}, []
     for name, version in snapshot.get("annotators", {}).items():
         claims = data.read_tables(f"claims/{name}@{version}", ANNOTATIONS)
         named = claims.filter(
@@ -184,5 +187,10 @@ def measure_all_labels(workspace: Workspace) -> dict[str, Any]:
         )  # a claim without a text says that something is not there
         if figures := build_quality_json(measure_labels(workspace, named), settings):
             annotators[name] = figures
+        if name not in (STUDENT, HUMAN):
+            single.append(SingleAnnotator(name, named, read_looks(data, f"{name}@{version}")))
     result["annotators"] = annotators
+    images = read_images(data)
+    gold = find_gold_references(data, images.filter(pc.equal(images["split"], "gold"))["image_id"].to_pylist())
+    result["better_alone"] = [asdict(one) for one in find_better_annotators(labels, single, gold, settings)]
     return {part: figures for part, figures in result.items() if figures}
