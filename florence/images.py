@@ -96,7 +96,7 @@ def decode_image(data: bytes, name: str, *, min_side: int = 1, max_pixels: int =
     above ``max_pixels``; not decoded) or too_small (a side below ``min_side``).
     """
     with open_image(data, name, min_side=min_side, max_pixels=max_pixels) as image:
-        return np.ascontiguousarray(_rgb(image))
+        return np.ascontiguousarray(rgb_pixels(image))
 
 
 def read_size(data: bytes, name: str) -> tuple[int, int]:
@@ -348,7 +348,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def rgb_pixels(image: Image.Image) -> np.ndarray:
     """Return an image of any mode as (height, width, 3) uint8."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = _to_eight_bits(np.asarray(image))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence.errors import FlorenceError
+from florence.config import TrackingSettings
+from florence.errors import FlorenceError, ModelError
 from florence.store import Store
-from flows.adapters.model_registry import ModelVersion
-from flows.tracked import TrackedWorkspace
+from flows.adapters.mlflow_store import MlflowStore
+from flows.adapters.model_registry import ModelRegistry, ModelVersion
+from flows.tracked import TrackedWorkspace, open_workspace
 
 CALIBRATION = "scores/calibration.json"
 SCORES = "scores/scores.parquet"
 """Of a workspace, and of the run of a registered model: the next model is compared with these."""
+MODEL_URI = re.compile(r"models:/{1,3}([^/@]+)(?:@|/)([^/@]+)")
+FETCHED = ".cache/florence/models"
+"""Below the home folder: where models of a tracking server are kept that no workspace uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +164,28 @@ def find_model(workspace: TrackedWorkspace, ref: str) -> Path:
     Raises FlorenceError for an unknown one.
     """
     return resolve_model_folder(ref) or workspace.registry.fetch(ref)
+
+
+def fetch_model_uri(uri: str) -> Path:
+    """Return the folder of models:/NAME@ALIAS or models:/NAME/VERSION, downloaded once; `florence.load` calls this.
+
+    From the store of MLFLOW_TRACKING_URI, else that of the workspace in the current folder. Raises ModelError for
+    another address, or where there is neither, FlorenceError where the store has no such version.
+    """
+    if (found := MODEL_URI.fullmatch(uri)) is None:
+        raise ModelError(f"model {uri!r}: models:/NAME@ALIAS or models:/NAME/VERSION is expected")
+    name, ref = found.groups()
+    tracking = os.environ.get("MLFLOW_TRACKING_URI")
+    if tracking:
+        root = Path.home() / FETCHED / hashlib.sha256(tracking.encode()).hexdigest()[:16]
+        settings = TrackingSettings(uri=tracking, model=name)
+        return ModelRegistry(MlflowStore(settings, root, follow=False)).fetch(ref, root / name)
+    if not Path("params.yaml").is_file():
+        raise ModelError(
+            f"model {uri!r}: set MLFLOW_TRACKING_URI, or call this in a workspace (the folder with its params.yaml)"
+        )
+    workspace = open_workspace()
+    if name == workspace.registry.name:
+        return workspace.registry.fetch(ref)
+    settings = workspace.settings.tracking.model_copy(update={"model": name})
+    return ModelRegistry(MlflowStore(settings, workspace.root)).fetch(ref, workspace.root / ".florence/models" / name)

@@ -1,113 +1,56 @@
-"""One question to a model about one image, from the command line."""
+"""A model asked from the command line: which model, what is printed, what is drawn."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from florence.codec.grammar import Form, box_tokens
+from florence.codec.grammar import Form
 from florence.draw import draw_regions
-from florence.errors import EncodeError, FlorenceError, ImageError
+from florence.errors import FlorenceError
 from florence.images import decode_image
-from florence.model.confidence import Calibration, read_calibrations
+from florence.predict.answers import TaskAnswer
+from florence.predict.model import find_model_folder, load, read_file
+from florence.predict.questions import TaskQuestion
+from florence.predict.reading import ReadImage
 from florence.records import Region
-from florence.tasks import Answer, RegionInput, Task
 from florence.tasks import task as find_task
-from flows.models import resolve_model_folder
 from flows.tracked import open_workspace
 
-NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
-BOX = re.compile(",".join([NUMBER] * 4))
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageAnswer:
-    """A question about an image and the model's answer.
+def ask_model(
+    root: Path, image: Path, questions: Sequence[TaskQuestion], model: str, beams: int = 1
+) -> tuple[np.ndarray, tuple[TaskAnswer, ...]]:
+    """Return the pixels (H, W, 3) uint8 of an image's file, and the answers of ``model`` (`find_model`) about it.
 
-    ``pixels``: (H, W, 3) uint8; ``input``: as it stands in the prompt; ``calibration``: of the answer's scores, where
-    known.
+    Everything is checked before the model is loaded. Raises ImageError for the image, EncodeError for a box outside of
+    it, FlorenceError for a model that does not exist.
     """
-
-    image: Path
-    pixels: np.ndarray
-    task: Task
-    input: str
-    answer: Answer
-    calibration: Calibration | None = None
-
-    def confidence_of(self, score: float | None) -> float | None:
-        """Return how often an answer of this score is right; None where that is not known."""
-        return None if score is None or self.calibration is None else self.calibration.confidence(score)
-
-    @property
-    def regions(self) -> tuple[Region, ...]:
-        """The answer's regions, with confidences in place of scores where they are known."""
-        if self.calibration is None:
-            return self.answer.regions
-        return tuple(replace(region, score=self.confidence_of(region.score)) for region in self.answer.regions)
+    pixels = decode_image(read_file(str(image)), str(image))
+    for question in questions:
+        question.encode((pixels.shape[1], pixels.shape[0]))
+    loaded = load(find_model(root, model))
+    loaded.check_questions(questions)
+    (found,) = loaded.answer_images([ReadImage(str(image), pixels)], questions, beams=beams)
+    return pixels, found.answers
 
 
-def ask_model(root: Path, image: Path, task: str, input: str, model: str, beams: int = 1) -> ImageAnswer:
-    """Return the answer of ``model``: a folder, or an alias or version of the workspace's registry.
+def find_model(root: Path, ref: str) -> str:
+    """Return what `florence.load` takes for ``ref``, which may be an alias or version of the workspace in ``root`` too.
 
-    Everything is checked before the model is loaded. Raises ImageError for the image, UnknownNameError for the task,
-    EncodeError for an input that the task does not take, FlorenceError for a model that does not exist.
+    A folder and an address need no workspace around it.
     """
-    chosen = find_task(task if task.startswith("<") else f"<{task.upper()}>")
-    try:
-        pixels = decode_image(image.read_bytes(), str(image))
-    except OSError as error:
-        raise ImageError(str(image), "unreadable", error.strerror or str(error)) from None
-    prompt_input = encode_input(chosen, input, (pixels.shape[1], pixels.shape[0]))
-    chosen.prompt(prompt_input)
-    folder = _find_model(root, model)
-
-    from florence.model import checkpoint
-    from florence.model.generate import Query, predict
-
-    calibration = read_calibrations(folder).get(chosen.name)
-    (answer,) = predict(checkpoint.load(str(folder)), [pixels], [Query(0, chosen.name, prompt_input)], beams=beams)
-    return ImageAnswer(image, pixels, chosen, prompt_input, answer, calibration)
-
-
-def encode_input(task: Task, input: str, size: tuple[int, int]) -> str:
-    """Return ``input`` as it stands in the prompt: for a task about a region, a box in pixels becomes location tokens.
-
-    The box is x0,y0,x1,y1; ``size``: width and height of the image, in pixels. Raises EncodeError, in the words of the
-    command line, where the input is missing, not taken, no box, or outside of the image.
-    """
-    if not isinstance(task, RegionInput):
-        if task.takes_input and not input.strip():
-            what = task.input_description or "a text"
-            raise EncodeError(f"{task.name} needs an input: --input with {what}")
-        if input and not task.takes_input:
-            raise EncodeError(f"{task.name} takes no input, found {input[:80]!r}: leave --input out")
-        return input
-    if input.lstrip().startswith("<loc_"):
-        return input
-    if (found := BOX.fullmatch(input)) is None:
-        raise EncodeError(
-            f"{task.name} is asked about a region: --input with its box in pixels, x0,y0,x1,y1 as 40,60,200,180"
-            + (f"; found {input[:80]!r}" if input.strip() else "")
-        )
-    x0, y0, x1, y1 = (float(value) for value in found.groups())
-    if min(x0, x1) >= size[0] or min(y0, y1) >= size[1] or max(x0, x1) <= 0 or max(y0, y1) <= 0:
-        raise EncodeError(f"the box {input} lies outside the image, which is {size[0]} × {size[1]} pixels")
-    return box_tokens((x0, y0, x1, y1), size)
-
-
-def _find_model(root: Path, ref: str) -> Path:
-    """Return the folder of a model; a folder needs no workspace around it."""
-    return resolve_model_folder(ref) or open_workspace(root).registry.fetch(ref)
+    if find_model_folder(ref) is not None:
+        return ref
+    return str(open_workspace(root).registry.fetch(ref))
 
 
 def check_drawing_path(out: Path) -> None:
@@ -118,11 +61,15 @@ def check_drawing_path(out: Path) -> None:
         raise FlorenceError(f"--draw {out}: the folder {out.parent} does not exist")
 
 
-def draw_answer(result: ImageAnswer, out: Path) -> None:
-    """Write the image with the answer drawn on it, whole or not at all. Raises FlorenceError where that fails."""
-    caption = result.answer.text if not result.answer.regions else ""
+def draw_answers(pixels: np.ndarray, answers: Sequence[TaskAnswer], out: Path) -> None:
+    """Write the image with answers drawn on it, whole or not at all. Raises FlorenceError where that fails.
+
+    ``pixels``: (H, W, 3) uint8.
+    """
+    regions = [region for answer in answers for region in answer.likely_regions]
+    caption = "; ".join(answer.text for answer in answers if not answer.regions and answer.text)
     sink = io.BytesIO()
-    Image.fromarray(draw_regions(result.pixels, result.regions, caption=caption)).save(
+    Image.fromarray(draw_regions(pixels, regions, caption=caption)).save(
         sink, Image.registered_extensions()[out.suffix.lower()]
     )
     part = out.with_name(f".{out.name}.part")
@@ -133,65 +80,40 @@ def draw_answer(result: ImageAnswer, out: Path) -> None:
         raise FlorenceError(f"--draw {out} cannot be written: {error.strerror}") from None
 
 
-def format_answer(result: ImageAnswer, as_json: bool) -> str:
-    """Return the answer as lines for a person or as JSON for a program."""
-    return json.dumps(answer_values(result), ensure_ascii=False, indent=2) if as_json else _format_lines(result)
+def format_answers(answers: Sequence[TaskAnswer], as_json: bool) -> str:
+    """Return answers about an image as lines for a person or as JSON for a program: an object, of several a list."""
+    if as_json:
+        values = [answer.to_dict() for answer in answers]
+        return json.dumps(values[0] if len(values) == 1 else values, ensure_ascii=False, indent=2)
+    if len(answers) == 1:
+        return _format_lines(answers[0])
+    return "\n\n".join(
+        f"{answer.task}{f' {answer.input}' if answer.input else ''}\n{_format_lines(answer)}" for answer in answers
+    )
 
 
-def answer_values(result: ImageAnswer) -> dict[str, Any]:
-    """Return the answer as JSON values; boxes, quads and polygons in pixels of the upright image."""
-    answer = result.answer
-    return {
-        "image": str(result.image),
-        "width": result.pixels.shape[1],
-        "height": result.pixels.shape[0],
-        "task": result.task.name,
-        "input": result.input,
-        "text": answer.text,
-        "score": answer.score,
-        "confidence": result.confidence_of(answer.score) if not answer.regions else None,
-        "regions": [_region_values(result, r) for r in answer.regions],
-        "truncated": answer.truncated,
-        "error": str(answer.error) if answer.error else None,
-    }
-
-
-def _region_values(result: ImageAnswer, region: Region) -> dict[str, Any]:
-    polygons = [[round(v, 2) for v in polygon] for polygon in region.polygons]
-    coordinates = {"box": region.box, "quad": region.quad}
-    return {
-        "label": region.label,
-        "score": region.score,
-        "confidence": result.confidence_of(region.score),
-        **{k: [round(v, 2) for v in p] for k, p in coordinates.items() if p},
-        **({"polygons": polygons} if polygons else {}),
-    }
-
-
-def _format_lines(result: ImageAnswer) -> str:
+def _format_lines(result: TaskAnswer) -> str:
     answer = result.answer
     if not answer.regions:
-        if result.task.form in (Form.TEXT, Form.TEXT_OR_NOTHING) and answer.text:
+        if find_task(result.task).form in (Form.TEXT, Form.TEXT_OR_NOTHING) and answer.text:
             lines = [answer.text + _format_certainty(result)]
         else:
             lines = ["nothing found"]
     else:
         width = max(len(region.label) for region in answer.regions)
-        lines = [f"{r.label:<{width}}  {r.score or 0:.2f}  {_format_location(r)}" for r in result.regions]
-    if answer.error is not None:
-        lines.append(f"the answer is not whole: {answer.error}")
+        lines = [f"{r.label:<{width}}  {r.score or 0:.2f}  {_format_location(r)}" for r in result.likely_regions]
+    if result.error:
+        lines.append(f"the answer is not whole: {result.error}")
     if answer.truncated:
         lines.append("the answer was cut at its greatest length: there may be more")
     return "\n".join(lines)
 
 
-def _format_certainty(result: ImageAnswer) -> str:
+def _format_certainty(result: TaskAnswer) -> str:
     """Return the confidence of a text or else its score, in brackets; "" where the text has neither."""
-    score = result.answer.score
-    confidence = result.confidence_of(score)
-    if confidence is not None:
-        return f"   (confidence {confidence:.2f})"
-    return f"   (score {score:.2g})" if score is not None else ""
+    if result.confidence is not None:
+        return f"   (confidence {result.confidence:.2f})"
+    return f"   (score {result.score:.2g})" if result.score is not None else ""
 
 
 def _format_location(region: Region) -> str:

@@ -20,12 +20,14 @@ from workspaces import workspace_of
 from florence.draw import draw_regions
 from florence.errors import EncodeError
 from florence.model.confidence import Calibration
+from florence.predict.answers import TaskAnswer
+from florence.predict.questions import read_question
 from florence.records import Region
 from florence.tasks import TASK, Answer, task
 from florence.workspace.collect import collect_images
 from flows import params
 from flows.cli import app
-from flows.predict import ImageAnswer, draw_answer, encode_input, format_answer
+from flows.predict import draw_answers, format_answers
 
 HEAVY = (
     "torch",
@@ -258,7 +260,7 @@ def test_wrong_questions_to_predict_are_refused_before_a_model_is_loaded(
 @pytest.mark.parametrize("name", [name for name in TASK.names() if task(name).takes_input])
 def test_a_missing_input_is_asked_for_in_the_options_own_words(name: str):
     with pytest.raises(EncodeError, match="--input with ") as caught:
-        encode_input(task(name), "", (90, 60))
+        read_question(name, "", "--input with")
     assert "loc_" not in str(caught.value) and "location token" not in str(caught.value)
 
 
@@ -273,23 +275,23 @@ def test_a_broken_image_is_a_plain_error(model: Path, tmp_path: Path, content: b
 def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
     calibration = Calibration((0.0, 0.5), (0.1, 0.8), 0.3, 0.02, 100, transfer=1.0)
     pixels = np.zeros((50, 50, 3), np.uint8)
-    found = ImageAnswer(
-        Path("a.png"),
-        pixels,
-        task("<OD>"),
+    found = TaskAnswer(
+        "a.png",
+        (50, 50),
+        "<OD>",
         "",
         Answer("cup<loc_0>", (Region("cup", box=(1, 2, 30, 40), score=0.25),)),
         calibration,
     )
-    assert format_answer(found, as_json=False) == "cup  0.45  box 1,2,30,40"
-    region = json.loads(format_answer(found, as_json=True))["regions"][0]
+    assert format_answers([found], as_json=False) == "cup  0.45  box 1,2,30,40"
+    region = json.loads(format_answers([found], as_json=True))["regions"][0]
     assert (region["score"], region["confidence"]) == (0.25, pytest.approx(0.45))
     # the picture says the same as the line
-    draw_answer(found, tmp_path / "drawn.png")
+    draw_answers(pixels, [found], tmp_path / "drawn.png")
     same = draw_regions(pixels, [Region("cup", box=(1, 2, 30, 40), score=0.45)])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), same)
-    named = ImageAnswer(Path("a.png"), pixels, task("<REGION_TO_CATEGORY>"), "", Answer("cup", score=0.9), calibration)
-    assert format_answer(named, as_json=False) == "cup   (confidence 0.80)"
+    named = TaskAnswer("a.png", (50, 50), "<REGION_TO_CATEGORY>", "", Answer("cup", score=0.9), calibration)
+    assert format_answers([named], as_json=False) == "cup   (confidence 0.80)"
 
 
 @pytest.mark.parametrize(
@@ -304,5 +306,4 @@ def test_a_confidence_takes_the_place_of_a_score(tmp_path: Path):
     ],
 )
 def test_an_answer_is_printed_in_plain_words(name: str, answer: Answer, message: str):
-    pixels = np.zeros((50, 50, 3), np.uint8)
-    assert format_answer(ImageAnswer(Path("a.png"), pixels, task(name), "", answer), as_json=False) == message
+    assert format_answers([TaskAnswer("a.png", (50, 50), name, "", answer)], as_json=False) == message

@@ -44,14 +44,16 @@ def predict(
       florence predict photo.jpg --task '<REGION_TO_CATEGORY>' --input 40,60,200,180
       florence predict photo.jpg --task '<CAPTION_TO_PHRASE_GROUNDING>' --input 'a dog on a sofa' --json
     """
-    from flows.predict import ask_model, check_drawing_path, draw_answer, format_answer
+    from florence.predict.questions import read_question
+    from flows.predict import ask_model, check_drawing_path, draw_answers, format_answers
 
     if draw is not None:
         check_drawing_path(draw)
-    answer = ask_model(Path.cwd(), image, task, input, model, beams)
+    question = read_question(task, input, "--input with")
+    pixels, answers = ask_model(Path.cwd(), image, [question], model, beams)
     if draw is not None:
-        draw_answer(answer, draw)
-    text = format_answer(answer, as_json)
+        draw_answers(pixels, answers, draw)
+    text = format_answers(answers, as_json)
     if as_json and sys.stdout.encoding.lower().replace("-", "") != "utf8":
         text = json.dumps(json.loads(text), indent=2)  # JSON has escapes of its own
     print(text)
