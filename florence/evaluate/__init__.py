@@ -32,8 +32,8 @@ from florence.evaluate.scores import (
     calibrate_tasks,
     score_tasks,
 )
-from florence.evaluate.single_annotators import SingleAnnotator, find_better_annotators
 from florence.evaluate.seeds import SeedSpread, describe_seeds, measure_seeds
+from florence.evaluate.single_annotators import SingleAnnotator, find_better_annotators
 
 __all__ = [
     "REFERENCE_ORDER",
