@@ -85,6 +85,22 @@ def measure_quality(
     return result
 
 
+def measure_rows(
+    rows: Iterable[Annotation], right: Mapping[str, Rows], annotation_type: str, metric: str
+) -> dict[str, float]:
+    """Return one measure, but for cider, of each image of ``right``, its references, where either side has anything.
+
+    ``rows``: of ``annotation_type``; those that are not kept do not count.
+    """
+    labelled: dict[str, list[Annotation]] = {}
+    for row in rows:
+        if row.kept:
+            labelled.setdefault(row.image_id, []).append(row)
+    measure = _MEASURES[annotation_type][metric]
+    values = {image: measure(labelled.get(image, ()), truth) for image, truth in right.items()}
+    return {image: value for image, value in values.items() if not math.isnan(value)}
+
+
 def build_quality_json(
     qualities: Iterable[LabelQuality], settings: EvaluateSettings
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

@@ -12,7 +12,7 @@ consensus, over the images that the annotator looked at and that have a referenc
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 
 from florence.better_annotator import BetterAnnotator
 from florence.config import EvaluateSettings
-from florence.evaluate.quality import measure_quality
+from florence.evaluate.quality import measure_rows
 from florence.evaluate.references import References, order_by_hash
-from florence.metrics.bootstrap import Interval, bootstrap_difference, correct_p_values
+from florence.metrics.bootstrap import bootstrap_difference, correct_p_values
+from florence.records import Annotation, table_annotations
 
 MEASURES = {
     "<OD>": "f1",
@@ -36,8 +37,7 @@ LEVELS = 8
 """Thresholds that are tried: none, and quantiles of the scores."""
 MIN_IMAGES = 20
 """Gold images below which nothing is said."""
-Values = Mapping[str, float]
-"""Image → F1; images where neither side has anything have none."""
+ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,68 +58,66 @@ def find_better_annotators(
     """
     found = {}
     for task, metric in MEASURES.items():
-        ours = labels.filter(pc.equal(labels["task"], task))
-        for reference in references.names if len(ours) else ():
-            images = frozenset(references.select(task, reference))
+        if not pc.any(pc.equal(labels["task"], task)).as_py():
+            continue
+        for reference in references.names:
+            right = references.select(task, reference)
+            ours = measure_rows(_read_rows(labels, task, right), right, task, metric)
             for annotator in annotators:
-                shared = images & annotator.looked.get(task, frozenset())
-                pair = _compare(ours, annotator, references, (task, metric, reference), shared, settings)
-                if pair is not None:
-                    found[annotator.name, task, reference] = pair
+                looked = annotator.looked.get(task, frozenset())
+                shared = {image: rows for image, rows in right.items() if image in looked}
+                claims = _read_rows(annotator.claims, task, shared)
+                if len(shared) < MIN_IMAGES or not claims:
+                    continue
+                tried = {
+                    least: measure_rows([row for row in claims if _score(row) >= least], shared, task, metric)
+                    for least in _list_thresholds(claims)
+                }
+                alone, threshold = _choose_threshold(tried, order_by_hash(shared, settings.seed, "halves"))
+                # an image for which one side has nothing, and the reference nothing, is right for that side
+                scored = {image for image in shared if image in ours or image in alone}
+                sides = [{image: side.get(image, 1.0) for image in scored} for side in (ours, alone)]
+                change = bootstrap_difference(sides[1], sides[0], resamples=settings.bootstrap, seed=settings.seed)
+                if change is not None:
+                    before, after = (float(np.mean(list(side.values()))) for side in sides)
+                    known = (threshold, before, after, change.low, change.high, change.n)
+                    found[annotator.name, task, reference] = (
+                        change,
+                        BetterAnnotator(annotator.name, task, metric, reference, *known),
+                    )
     p_values = correct_p_values({" ".join(key): change.p_rise for key, (change, _) in found.items()})
-    return [better for key, (change, better) in found.items() if p_values[" ".join(key)] < 0.05 and change.mean > 0]
+    return [better for key, (change, better) in found.items() if p_values[" ".join(key)] < ALPHA and change.mean > 0]
 
 
-def _compare(
-    labels: pa.Table,
-    annotator: SingleAnnotator,
-    references: References,
-    key: tuple[str, str, str],
-    images: frozenset[str],
-    settings: EvaluateSettings,
-) -> tuple[Interval, BetterAnnotator] | None:
-    """Compare on ``images``; None where they are too few, or the annotator claims nothing of the type."""
-    task, metric, reference = key
-    claims = annotator.claims.filter(pc.equal(annotator.claims["task"], task))
-    if len(images) < MIN_IMAGES or not len(claims):
-        return None
-    ours = _measure(labels, references, images, key)
-    tried = {least: _measure(part, references, images, key) for least, part in _cut_claims(claims)}
-    order = order_by_hash(images, settings.seed, "halves")
-    alone, thresholds = {}, []
+def _read_rows(table: pa.Table, task: str, images: Collection[str]) -> list[Annotation]:
+    is_wanted = pc.and_(pc.equal(table["task"], task), pc.is_in(table["image_id"], pa.array(images, pa.string())))
+    return table_annotations(table.filter(is_wanted))
+
+
+def _score(row: Annotation) -> float:
+    """Return the score of a claim; one without a score reaches every threshold."""
+    return 1.0 if row.score is None else row.score
+
+
+def _list_thresholds(claims: Sequence[Annotation]) -> list[float]:
+    scores = np.asarray([_score(row) for row in claims])
+    quantiles = np.unique(np.quantile(scores, np.arange(1, LEVELS) / LEVELS)).tolist()
+    return [-math.inf, *(least for least in quantiles if least > scores.min())]
+
+
+def _choose_threshold(
+    tried: Mapping[float, Mapping[str, float]], order: Sequence[str]
+) -> tuple[dict[str, float], float | None]:
+    """Return the measure of each image at the threshold that is best on the other half, and the higher threshold."""
+    alone: dict[str, float] = {}
+    thresholds = []
     for half, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
         best = max(tried, key=lambda least: (_mean(tried[least], other), -least))
         thresholds.append(best)
         alone.update({image: tried[best][image] for image in half if image in tried[best]})
-    # an image for which one side has nothing and the reference nothing counts as right for that side
-    scored = {image for image in images if image in ours or image in alone}
-    sides = [{image: side.get(image, 1.0) for image in scored} for side in (alone, ours)]
-    change = bootstrap_difference(*sides, resamples=settings.bootstrap, seed=settings.seed)
-    if change is None:
-        return None
-    least = max(thresholds)
-    means = [float(np.mean(list(side.values()))) for side in sides]
-    known = (None if least == -math.inf else least, means[1], means[0], change.low, change.high, change.n)
-    return change, BetterAnnotator(annotator.name, task, metric, reference, *known)
+    return alone, None if max(thresholds) == -math.inf else max(thresholds)
 
 
-def _cut_claims(claims: pa.Table) -> Iterator[tuple[float, pa.Table]]:
-    """Yield thresholds and the claims that reach them; a claim without a score reaches all."""
-    scores = pc.fill_null(claims["score"], 1.0).to_numpy()
-    yield -math.inf, claims
-    for least in np.unique(np.quantile(scores, np.arange(1, LEVELS) / LEVELS)):
-        if (scores >= least).any() and (scores < least).any():
-            yield float(least), claims.filter(pa.array(scores >= least))
-
-
-def _measure(labels: pa.Table, references: References, images: Collection[str], key: tuple[str, str, str]) -> Values:
-    """Return the measure of each image; an image without labels, but with a reference of something, has 0."""
-    for found in measure_quality(labels, references, images, masks=False):
-        if found.key == key:
-            return {image: value for image, value in found.per_image.items() if not math.isnan(value)}
-    return {}
-
-
-def _mean(values: Values, images: Sequence[str]) -> float:
+def _mean(values: Mapping[str, float], images: Sequence[str]) -> float:
     known = [values[image] for image in images if image in values]
     return float(np.mean(known)) if known else 0.0

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from florence.better_annotator import BetterAnnotator
 from florence.errors import FlorenceError
 from flows.adapters.ignored import refuse_ignored
 from flows.adapters.prefect_server import prefect_api
@@ -214,6 +215,8 @@ def evaluate(  # long: options and help
         for reference, score in by_reference.items():
             if "value" in score:
                 say(f"  {name} {score['metric']} {score['value']:.3f} on {score['n']} images against {reference}")
+    for one in figures.get("labels", {}).get("better_alone", ()):
+        say(f"  {BetterAnnotator(**one).describe()}")
 
 
 def _evaluate_benchmark(name: str, root: Path | None, model: str, limit: int | None, as_json: bool) -> None:
